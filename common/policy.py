@@ -1,0 +1,354 @@
+"""The model: log-probabilities and entropies out, gradients in.
+
+    logprobs, entropy = policy.score(batch)                    # (B, T) each, no graph
+    policy.backward(batch, grad_logprobs, grad_entropy)        # d loss / d (logprobs, entropy) -> parameter gradients
+    grad_norm = policy.step()
+
+An algorithm differentiates its loss with respect to the two (B, T) tensors; `backward` runs the model again and
+injects that gradient. By the chain rule this equals `loss.backward()` through the model. Because the incoming
+gradient is known before the forward pass, rows and positions without gradient are skipped, and the vocabulary (often
+150,000 wide) is crossed once, a chunk of tokens at a time: no (tokens, vocabulary) tensor exists beyond one chunk.
+
+Sequences are right-padded and causal, so they need no attention mask: what comes after a token cannot reach it.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from common import InputError
+
+TINY = Path(__file__).parent / "tiny"  # the embedded base model
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}  # of float32 logits held at a time
+
+
+# --- Crossing the vocabulary ------------------------------------------------------------------------------------
+
+
+def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    """Logits / temperature, (N, V), in float32 at least, shifted so that each row's maximum is 0."""
+    logits = F.linear(hidden, weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+    return logits.sub_(logits.amax(-1, keepdim=True))
+
+
+def vocabulary_score(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy (nats) of each distribution: hidden (N, D) -> two (N,) tensors."""
+    logprobs, entropy = [], []
+    for h, y in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        logits = head_logits(h, weight, bias, temperature)  # (C, V)
+        chosen = logits.gather(1, y[:, None])[:, 0]
+        exp = logits.exp()
+        total = exp.sum(-1)
+        mean_logit = torch.linalg.vecdot(exp, logits) / total
+        logprobs.append(chosen - total.log())
+        entropy.append(total.log() - mean_logit)
+    return torch.cat(logprobs), torch.cat(entropy)
+
+
+def vocabulary_backward(
+    hidden: Tensor,
+    head: nn.Linear,
+    weight: Tensor,
+    targets: Tensor,
+    grad_logprobs: Tensor,
+    grad_entropy: Tensor | None,
+    temperature: float,
+    chunk: int,
+) -> Tensor:
+    """Gradient with respect to `hidden` (N, D); the head's own gradient is added to `head.weight.grad`.
+
+    d logp(y)/dz = onehot(y) - p and dH/dz = -p (log p + H), z the logits after temperature. `weight` is
+    `head.weight` in the dtype that the forward pass computes in.
+    """
+    grad_hidden = torch.empty_like(hidden)
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
+        h, y, g = hidden[part], targets[part, None], grad_logprobs[part, None]
+        logits = head_logits(h, weight, head.bias, temperature)  # (C, V)
+        if grad_entropy is None:
+            grad = logits.exp_()
+            grad.mul_(-g / grad.sum(-1, keepdim=True))
+        else:
+            exp = logits.exp()
+            total = exp.sum(-1, keepdim=True)
+            mean_logit = torch.linalg.vecdot(exp, logits)[:, None] / total
+            # log p + H = (z - log total) + (log total - E z) = z - E z
+            grad = logits.sub_(mean_logit).mul_(grad_entropy[part, None]).add_(g).mul_(exp.mul_(-1 / total))
+        grad.scatter_add_(1, y, g)
+        grad = grad.div_(temperature).to(h.dtype)
+        grad_hidden[part] = grad @ weight
+        if head.weight.grad is None:
+            head.weight.grad = torch.zeros_like(head.weight)
+        if h.dtype == head.weight.dtype:
+            head.weight.grad.addmm_(grad.t(), h)
+        else:  # bfloat16 compute, float32 accumulation
+            head.weight.grad += grad.t() @ h
+        if head.bias is not None:
+            head.bias.grad = grad.sum(0).to(head.bias.dtype) + (0 if head.bias.grad is None else head.bias.grad)
+    return grad_hidden
+
+
+# --- The policy -------------------------------------------------------------------------------------------------
+
+
+class Policy:
+    """A causal language model with its tokenizer and optimiser.
+
+    `temperature` is the rollout temperature: log-probabilities and entropies are those of softmax(logits / T), the
+    distribution that was sampled. `micro_batch_tokens` bounds rows x length of one pass; it changes memory only.
+    `dtype` is what the passes compute in (float32 on CPU, bfloat16 on CUDA unless given); parameters, gradients and
+    optimiser state are float32 always.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        temperature: float = 1.0,
+        micro_batch_tokens: int = 16384,
+        learning_rate: float = 1e-6,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ):
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()  # eval: dropout would make score and backward disagree
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.micro_batch_tokens = micro_batch_tokens
+        self.learning_rate = learning_rate
+        self.max_grad_norm = max_grad_norm
+        if dtype is None and self.device.type == "cuda":
+            dtype = torch.bfloat16
+        self.dtype = dtype or next(model.parameters()).dtype
+        self.head: nn.Linear = model.get_output_embeddings()
+        self.chunk = max(1, CHUNK_BYTES.get(self.device.type, 2**29) // (4 * self.head.out_features))
+        self.end_ids = end_token_ids(model, tokenizer)
+        self.context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=self.device.type == "cuda"
+        )
+
+    @classmethod
+    def load(cls, name: str | None, device: str = "auto", **options) -> "Policy":
+        """Load a causal LM and its tokenizer from a directory or the hub; None is the embedded model.
+
+        Raises InputError, in one line, for anything that is missing, unreadable or that `score` cannot do exactly.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(device)
+        name = str(name or TINY)
+        model = load_model(name)
+        tokenizer = load_tokenizer(name)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise InputError(f"model {name}: its tokenizer has more tokens than the model; use the tokenizer it was trained with")
+        check_exact(model, name)
+        return cls(model, tokenizer, device=device, **options)
+
+    # --- Text ---
+
+    def encode(self, prompt: str | list[dict]) -> list[int]:
+        """Token ids of a text, or of chat messages through the tokenizer's chat template."""
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt).input_ids
+        if not self.tokenizer.chat_template:
+            raise InputError("the prompts are chat messages but this model's tokenizer has no chat template; use plain text")
+        return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+
+    def decode(self, token_ids: list[list[int]]) -> list[str]:
+        """Text of each response, special tokens left out."""
+        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+
+    # --- Passes ---
+
+    def autocast(self) -> torch.autocast:
+        """float32 parameters, passes in `dtype`."""
+        mixed = self.dtype != next(self.model.parameters()).dtype
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
+
+    def _passes(self, batch: dict, needed: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]]:
+        """Cut the `needed` (B, T) positions into micro-batches of rows of similar length.
+
+        Yields (input_ids, rows and columns of the needed tokens in the batch, where their predictions stand in the
+        pass, their token ids). A row is run up to its last needed token and not at all without one.
+        """
+        needed, prompt_mask = needed.to(self.device), batch["prompt_mask"].to(self.device)
+        prompt_ids, response_ids = batch["prompt_ids"].to(self.device), batch["response_ids"].to(self.device)
+        width = prompt_ids.shape[1]
+        prompt_lengths = prompt_mask.sum(1)
+        last = (needed * torch.arange(1, needed.shape[1] + 1, device=self.device)).amax(1)  # 1-based; 0 where none
+        lengths = torch.where(last > 0, prompt_lengths + last - 1, 0)  # the last token predicts, it is not read
+        # Move each prompt's padding from the left of its row to the far right.
+        ids = torch.cat([prompt_ids, response_ids], 1)
+        columns = torch.arange(ids.shape[1], device=self.device) + (width - prompt_lengths)[:, None]
+        ids = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))
+        order = lengths.argsort(descending=True, stable=True).tolist()
+        sizes = lengths.tolist()
+        start = 0
+        while start < len(order) and sizes[order[start]] > 0:
+            longest = sizes[order[start]]
+            stop = start + max(1, self.micro_batch_tokens // longest)
+            rows = torch.tensor([r for r in order[start:stop] if sizes[r] > 0], device=self.device)
+            r, t = needed[rows].nonzero(as_tuple=True)
+            predicted_at = prompt_lengths[rows[r]] - 1 + t
+            yield ids[rows, :longest], (rows[r], t), (r, predicted_at), response_ids[rows[r], t]
+            start = stop
+
+    def _hidden(self, input_ids: Tensor) -> Tensor:
+        """Final hidden states (R, L, D), before the output head."""
+        return self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def score(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Log-probability of each response token and entropy (nats) of its distribution, at the rollout temperature.
+
+        Two (B, T) tensors on the CPU, zero outside `batch["mask"]`, without a graph.
+        """
+        weight = self.head.weight.to(self.dtype)
+        logprobs = torch.zeros(batch["mask"].shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+        entropy = torch.zeros_like(logprobs)
+        for input_ids, tokens, positions, targets in self._passes(batch, batch["mask"]):
+            with self.autocast():
+                hidden = self._hidden(input_ids)[positions]
+            values = vocabulary_score(
+                hidden.to(weight.dtype), weight, self.head.bias, targets, self.temperature, self.chunk
+            )
+            index = tuple(i.cpu() for i in tokens)
+            logprobs[index], entropy[index] = (v.cpu() for v in values)
+        return logprobs, entropy
+
+    def backward(self, batch: dict, grad_logprobs: Tensor, grad_entropy: Tensor | None = None) -> None:
+        """Add to the parameters' gradients that of a loss whose derivatives by the outputs of `score` are given.
+
+        Both gradients are (B, T); positions outside `batch["mask"]` are ignored. The parameters must be those that
+        `score` saw.
+        """
+        needed = grad_logprobs != 0
+        if grad_entropy is not None:
+            needed = needed | (grad_entropy != 0)
+            grad_entropy = grad_entropy.to(self.device) if (grad_entropy != 0).any() else None
+        grad_logprobs = grad_logprobs.to(self.device)
+        weight = self.head.weight.detach().to(self.dtype)
+        for input_ids, tokens, positions, targets in self._passes(batch, needed & batch["mask"]):
+            with self.autocast():
+                hidden = self._hidden(input_ids)[positions]
+            with torch.no_grad():
+                grad_hidden = vocabulary_backward(
+                    hidden.to(weight.dtype),
+                    self.head,
+                    weight,
+                    targets,
+                    grad_logprobs[tokens],
+                    None if grad_entropy is None else grad_entropy[tokens],
+                    self.temperature,
+                    self.chunk,
+                )
+            hidden.backward(grad_hidden.to(hidden.dtype))
+
+    def step(self) -> float:
+        """One optimiser step on the accumulated gradient, clipped to `max_grad_norm`; the gradient is cleared.
+
+        Returns the norm before clipping. If it is not finite the parameters are left as they are.
+        """
+        for parameter in self.model.parameters():
+            if parameter.grad is None:  # nothing to learn from: Adam still moves by its momentum
+                parameter.grad = torch.zeros_like(parameter)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm).item()
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def frozen_copy(self) -> "Policy":
+        """A reference policy: the same model as it is now, without gradients."""
+        reference = copy.copy(self)
+        reference.optimizer = None
+        reference.model = copy.deepcopy(self.model).requires_grad_(False)
+        reference.head = reference.model.get_output_embeddings()
+        return reference
+
+    def save(self, directory: Path) -> None:
+        """Write model and tokenizer as Hugging Face files."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+# --- Loading ----------------------------------------------------------------------------------------------------
+
+
+def check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used ({reason}); try --device cpu") from None
+
+
+def load_model(name: str) -> PreTrainedModel:
+    """The causal LM in float32, every weight of it read from `name`."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not Path(name).is_dir() and (Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise InputError(f"model {name!r} is neither a directory nor a hub id (owner/name)")
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # whatever a damaged, foreign or unreachable model makes the library raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"model {name!r} cannot be loaded as a causal language model: {reason}") from None
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise InputError(f"model {name!r} lacks weights that a causal language model needs: {', '.join(missing[:3])}")
+    return model
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"model {name!r} has no usable tokenizer: {reason}") from None
+    # Without tokenizer files the library gives an empty tokenizer instead of an error.
+    if len(tokenizer) < 2 or not tokenizer("1 a").input_ids:
+        raise InputError(f"model {name!r} has no tokenizer files; save the tokenizer beside the weights")
+    return tokenizer
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's, and those that the generation config adds for chat."""
+    ids = model.generation_config.eos_token_id
+    ids = ids if isinstance(ids, list) else [ids]
+    return sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+
+def check_exact(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model whose log-probabilities `Policy` would get wrong, by comparing on a few tokens.
+
+    Three things must hold: the logits are a linear map of the final hidden states (no soft-capping or scaling after
+    it), what comes later in a sequence does not change what came before, and some token ends a response.
+    """
+    head = model.get_output_embeddings()
+    if model.config.is_encoder_decoder or not isinstance(head, nn.Linear) or model.base_model is model:
+        raise InputError(f"model {name!r} has no linear output head over a decoder; a causal language model is needed")
+    ids = torch.tensor([[3, 5, 7, 11], [3, 5, 7, 13]]) % head.out_features
+    with torch.no_grad():
+        hidden = model.eval().base_model(input_ids=ids, use_cache=False).last_hidden_state
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(hidden[0, :3], hidden[1, :3], rtol=1e-3, atol=1e-4):
+        raise InputError(f"model {name!r} is not causal: later tokens change earlier predictions")
+    if not torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-3):
+        raise InputError(f"model {name!r} changes its logits after the output head (soft-capping or scaling): not supported")

@@ -1,0 +1,193 @@
+"""Sampling: prompts in, responses with their log-probabilities out.
+
+    sampler = make_sampler("auto", policy)
+    responses = sampler.generate(prompt_ids, n=8, temperature=1.0, max_new_tokens=24, seed=7)
+    sampler.sync()                                   # after the policy's parameters have changed
+
+A sampler draws from exactly softmax(logits / temperature): no top-p, no top-k, no penalties, whatever the model's
+generation config says. Responses come prompt-major: response `g` of prompt `p` is `responses[p * n + g]`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from common import InputError
+from common.policy import Policy
+
+CACHE_BYTES = {"cpu": 2**32, "cuda": 2**34}  # of keys and values held at a time
+
+
+@dataclass(slots=True)
+class Response:
+    """Sampled tokens with the end token, their log-probabilities, and whether the length limit cut them off."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+def make_sampler(backend: str, policy: Policy) -> "TransformersSampler":
+    """The sampler named by `--backend`; "auto" and "hf" sample with the policy's own model."""
+    if backend not in ("auto", "hf"):
+        raise InputError(f"backend {backend!r} is not installed; use --backend hf")
+    return TransformersSampler(policy)
+
+
+def uniform_noise(seed: int, num_prompts: int, n: int, length: int) -> Tensor:
+    """One number in [0, 1) per token, (num_prompts * n, length), float64.
+
+    Each prompt has its own generator, so its responses do not depend on which other prompts are sampled with it.
+    """
+    rows = []
+    for index in range(num_prompts):
+        generator = torch.Generator().manual_seed(hash((seed, index)) % 2**63)  # hash of ints: the same in every run
+        rows.append(torch.rand(n, length, generator=generator, dtype=torch.float64))
+    return torch.cat(rows)
+
+
+def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
+    """Invert the cumulative distribution: probabilities (R, V), noise (R,) in [0, 1) -> token ids (R,)."""
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    # Scaling by the last entry makes rounding in the sum harmless; right=True never picks a token of probability 0.
+    threshold = noise[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)
+
+
+class TransformersSampler:
+    """A key-value cached sampling loop over any causal LM, with the policy's own weights: `sync` has nothing to do.
+
+    Each prompt is read once and its cache repeated for its group; rows that have ended leave the cache.
+    """
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+        with torch.no_grad(), policy.autocast():
+            probe = policy.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=True)
+        cache = probe.past_key_values
+        if not isinstance(cache, DynamicCache):
+            raise InputError("this model keeps no ordinary key-value cache, which the transformers sampler needs")
+        self.cache_bytes_per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+    def sync(self) -> None:
+        """The policy's model is the sampler's model."""
+
+    def generate(
+        self, prompt_ids: list[list[int]], n: int, temperature: float, max_new_tokens: int, seed: int
+    ) -> list[Response]:
+        """`n` responses to each prompt, a function of the parameters, the prompts and `seed` alone."""
+        noise = uniform_noise(seed, len(prompt_ids), n, max_new_tokens).view(len(prompt_ids), n, max_new_tokens)
+        # Prompts of similar length share a batch; a batch is as large as its cache may grow.
+        order = sorted(range(len(prompt_ids)), key=lambda index: len(prompt_ids[index]), reverse=True)
+        budget = CACHE_BYTES.get(self.policy.device.type, 2**34) // self.cache_bytes_per_token
+        responses: list[list[Response]] = [[] for _ in prompt_ids]
+        start = 0
+        while start < len(order):
+            longest = len(prompt_ids[order[start]])
+            group = order[start : start + max(1, budget // (n * (longest + max_new_tokens)))]
+            sampled = self._generate_batch([prompt_ids[i] for i in group], noise[group].flatten(0, 1), temperature)
+            for position, index in enumerate(group):
+                responses[index] = sampled[position * n : (position + 1) * n]
+            start += len(group)
+        return [response for group in responses for response in group]
+
+    @torch.inference_mode()
+    def _generate_batch(self, prompts: list[list[int]], noise: Tensor, temperature: float) -> list[Response]:
+        """One batch of prompts, longest first; noise (rows, max_new_tokens) gives the number of rows per prompt."""
+        model, device = self.policy.model, self.policy.device
+        rows, limit = noise.shape
+        noise = noise.to(device)
+        end_ids = torch.tensor(self.policy.end_ids, device=device)
+        width = len(prompts[0])
+        padding = torch.tensor([width - len(p) for p in prompts], device=device)
+        ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
+        visible = torch.arange(width, device=device) >= padding[:, None]  # (rows, tokens so far)
+        ragged = bool(padding.any())
+        positions = (visible.cumsum(1) - 1).clamp(min=0)
+
+        tokens = torch.zeros(rows, limit, dtype=torch.long, device=device)
+        logprobs = torch.zeros(rows, limit, dtype=torch.float32, device=device)
+        lengths = torch.full((rows,), limit, device=device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        alive = torch.arange(rows, device=device)  # which row each cached sequence belongs to
+        with self.policy.autocast():
+            output = model(
+                input_ids=ids,
+                attention_mask=visible if ragged else None,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = output.past_key_values
+            repeat = rows // len(prompts)
+            cache.batch_repeat_interleave(repeat)
+            logits = output.logits.repeat_interleave(repeat, 0)
+            visible, position = visible.repeat_interleave(repeat, 0), positions[:, -1:].repeat_interleave(repeat, 0)
+            for t in range(limit):
+                if t > 0:
+                    output = model(
+                        input_ids=tokens[alive, t - 1, None],
+                        attention_mask=visible if ragged else None,
+                        position_ids=position,
+                        past_key_values=cache,
+                        use_cache=True,
+                    )
+                    logits = output.logits
+                scaled = logits[:, -1].float() / temperature  # (alive rows, V)
+                distribution = scaled.log_softmax(-1)
+                token = draw(distribution.exp(), noise[alive, t])
+                tokens[alive, t] = token
+                logprobs[alive, t] = distribution.gather(1, token[:, None])[:, 0]
+                ending = torch.isin(token, end_ids) & ~ended[alive]
+                lengths[alive[ending]] = t + 1
+                ended[alive[ending]] = True
+                # A row that has ended runs on unread until an eighth of the batch has: shrinking the cache costs a copy.
+                going = ~ended[alive]
+                position = position + 1
+                visible = torch.cat([visible, visible.new_ones(len(visible), 1)], 1)
+                num_going = int(going.sum())
+                if num_going == 0:
+                    break
+                if num_going <= 0.875 * len(going):
+                    keep = going.nonzero()[:, 0]
+                    cache.batch_select_indices(keep)
+                    alive, visible, position = alive[keep], visible[keep], position[keep]
+        cut = (~ended).tolist()
+        return [
+            Response(ids[:length], values[:length], truncated)
+            for ids, values, length, truncated in zip(
+                tokens.tolist(), logprobs.tolist(), lengths.tolist(), cut, strict=True
+            )
+        ]
+
+
+# --- Assembling the batch ---------------------------------------------------------------------------------------
+
+
+def pad(rows: list[list], value: float, left: bool = False) -> Tensor:
+    """Rows of unequal length as one (R, longest) tensor."""
+    width = max(map(len, rows))
+    if left:
+        return torch.tensor([[value] * (width - len(row)) + row for row in rows])
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def make_batch(prompt_ids: list[list[int]], responses: list[Response]) -> dict:
+    """The tensors of a batch (see the shape legend in `algos/grpo.py`); `prompt_ids` has one entry per response.
+
+    Masks are decided by length, never by token id: padding and end token may be the same id.
+    """
+    lengths = torch.tensor([len(r.token_ids) for r in responses])
+    response_ids = pad([r.token_ids for r in responses], 0)
+    prompts = pad(prompt_ids, 0, left=True)
+    prompt_lengths = torch.tensor([len(ids) for ids in prompt_ids])
+    return {
+        "prompt_ids": prompts,  # (B, Tp) left-padded
+        "prompt_mask": torch.arange(prompts.shape[1]) >= prompts.shape[1] - prompt_lengths[:, None],  # (B, Tp)
+        "response_ids": response_ids,  # (B, T) right-padded
+        "mask": torch.arange(response_ids.shape[1]) < lengths[:, None],  # (B, T)
+        "truncated": torch.tensor([r.truncated for r in responses]),  # (B,)
+        "rollout_logprobs": pad([r.logprobs for r in responses], 0.0),  # (B, T)
+    }
