@@ -13,13 +13,11 @@ encoded.
     python -m benchmarks.pretrain_tiny --out /tmp/base  # somewhere else
 """
 
-import json
 import math
-import platform
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch

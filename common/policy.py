@@ -154,7 +154,9 @@ class Policy:
         model = load_model(name)
         tokenizer = load_tokenizer(name)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise InputError(f"model {name}: its tokenizer has more tokens than the model; use the tokenizer it was trained with")
+            raise InputError(
+                f"model {name}: its tokenizer has more tokens than the model; use the tokenizer it was trained with"
+            )
         check_exact(model, name)
         return cls(model, tokenizer, device=device, **options)
 
@@ -165,7 +167,9 @@ class Policy:
         if isinstance(prompt, str):
             return self.tokenizer(prompt).input_ids
         if not self.tokenizer.chat_template:
-            raise InputError("the prompts are chat messages but this model's tokenizer has no chat template; use plain text")
+            raise InputError(
+                "the prompts are chat messages but this model's tokenizer has no chat template; use plain text"
+            )
         return self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
 
     def decode(self, token_ids: list[list[int]]) -> list[str]:
@@ -282,6 +286,11 @@ class Policy:
         reference.head = reference.model.get_output_embeddings()
         return reference
 
+    def restore(self, directory: Path, optimizer_state: dict) -> None:
+        """Take up the parameters saved in `directory` and the optimiser's state, to the bit."""
+        self.model.load_state_dict(load_model(str(directory)).state_dict())
+        self.optimizer.load_state_dict(optimizer_state)
+
     def save(self, directory: Path) -> None:
         """Write model and tokenizer as Hugging Face files."""
         self.model.save_pretrained(directory)
@@ -351,4 +360,6 @@ def check_exact(model: PreTrainedModel, name: str) -> None:
     if not torch.allclose(hidden[0, :3], hidden[1, :3], rtol=1e-3, atol=1e-4):
         raise InputError(f"model {name!r} is not causal: later tokens change earlier predictions")
     if not torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-3):
-        raise InputError(f"model {name!r} changes its logits after the output head (soft-capping or scaling): not supported")
+        raise InputError(
+            f"model {name!r} changes its logits after the output head (soft-capping or scaling): not supported"
+        )

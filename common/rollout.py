@@ -8,6 +8,7 @@ A sampler draws from exactly softmax(logits / temperature): no top-p, no top-k, 
 generation config says. Responses come prompt-major: response `g` of prompt `p` is `responses[p * n + g]`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from transformers import DynamicCache
 
 from common import InputError
 from common.policy import Policy
+from common.run import Timer
+from common.tasks import Problem
+from common.verifier import Verdict, Verifier
 
 CACHE_BYTES = {"cpu": 2**32, "cuda": 2**34}  # of keys and values held at a time
 
@@ -34,6 +38,22 @@ def make_sampler(backend: str, policy: Policy) -> "TransformersSampler":
     if backend not in ("auto", "hf"):
         raise InputError(f"backend {backend!r} is not installed; use --backend hf")
     return TransformersSampler(policy)
+
+
+def check_lengths(policy: Policy, problems: Sequence[Problem], max_new_tokens: int) -> None:
+    """Refuse prompts that the model cannot read or continue: none may be empty or outgrow its context."""
+    if not policy.end_ids:
+        raise InputError("neither the tokenizer nor the generation config names an end token; set eos_token there")
+    lengths = [len(policy.encode(problem.prompt)) for problem in problems]
+    if min(lengths) == 0:
+        raise InputError(
+            f"the prompt of problem {problems[lengths.index(0)].id} has no tokens in this model's vocabulary"
+        )
+    if max(lengths) + max_new_tokens > policy.context_length:
+        raise InputError(
+            f"--max-response-length {max_new_tokens} after the longest prompt ({max(lengths)} tokens) exceeds the "
+            f"model's context of {policy.context_length}; use at most {policy.context_length - max(lengths)}"
+        )
 
 
 def uniform_noise(seed: int, num_prompts: int, n: int, length: int) -> Tensor:
@@ -143,7 +163,7 @@ class TransformersSampler:
                 ending = torch.isin(token, end_ids) & ~ended[alive]
                 lengths[alive[ending]] = t + 1
                 ended[alive[ending]] = True
-                # A row that has ended runs on unread until an eighth of the batch has: shrinking the cache costs a copy.
+                # Ended rows run on, unread, until they are an eighth of the batch: shrinking the cache costs a copy.
                 going = ~ended[alive]
                 position = position + 1
                 visible = torch.cat([visible, visible.new_ones(len(visible), 1)], 1)
@@ -163,31 +183,72 @@ class TransformersSampler:
         ]
 
 
-# --- Assembling the batch ---------------------------------------------------------------------------------------
+# --- From problems to a batch -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Sample:
+    """One response to one problem, with its verdict."""
+
+    problem: Problem
+    prompt_ids: list[int]
+    response: Response
+    text: str
+    verdict: Verdict
+
+
+def sample_groups(
+    problems: Sequence[Problem],
+    sampler: TransformersSampler,
+    verifier: Verifier,
+    timer: Timer,
+    n: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+) -> list[Sample]:
+    """Sample n responses to each problem and check them. Prompt-major: sample `p * n + g`."""
+    with timer("rollout"):
+        prompt_ids = [sampler.policy.encode(problem.prompt) for problem in problems]
+        responses = sampler.generate(prompt_ids, n, temperature, max_new_tokens, seed)
+        texts = sampler.policy.decode([response.token_ids for response in responses])
+    with timer("verify"):
+        asked = [problem for problem in problems for _ in range(n)]
+        verdicts = verifier(asked, texts)
+    prompts = [ids for ids in prompt_ids for _ in range(n)]
+    return [Sample(*row) for row in zip(asked, prompts, responses, texts, verdicts, strict=True)]
 
 
 def pad(rows: list[list], value: float, left: bool = False) -> Tensor:
     """Rows of unequal length as one (R, longest) tensor."""
     width = max(map(len, rows))
-    if left:
-        return torch.tensor([[value] * (width - len(row)) + row for row in rows])
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+    fill = [[value] * (width - len(row)) for row in rows]
+    return torch.tensor([f + row if left else row + f for f, row in zip(fill, rows, strict=True)])
 
 
-def make_batch(prompt_ids: list[list[int]], responses: list[Response]) -> dict:
-    """The tensors of a batch (see the shape legend in `algos/grpo.py`); `prompt_ids` has one entry per response.
+def make_batch(samples: list[Sample]) -> dict:
+    """The batch that the algorithm sees: tensors with first dimension B, lists of length B.
 
     Masks are decided by length, never by token id: padding and end token may be the same id.
     """
-    lengths = torch.tensor([len(r.token_ids) for r in responses])
-    response_ids = pad([r.token_ids for r in responses], 0)
-    prompts = pad(prompt_ids, 0, left=True)
-    prompt_lengths = torch.tensor([len(ids) for ids in prompt_ids])
+    prompt_ids = pad([s.prompt_ids for s in samples], 0, left=True)
+    response_ids = pad([s.response.token_ids for s in samples], 0)
+    prompt_lengths = torch.tensor([len(s.prompt_ids) for s in samples])
+    lengths = torch.tensor([len(s.response.token_ids) for s in samples])
     return {
-        "prompt_ids": prompts,  # (B, Tp) left-padded
-        "prompt_mask": torch.arange(prompts.shape[1]) >= prompts.shape[1] - prompt_lengths[:, None],  # (B, Tp)
+        "prompt_ids": prompt_ids,  # (B, Tp) left-padded
+        "prompt_mask": torch.arange(prompt_ids.shape[1]) >= prompt_ids.shape[1] - prompt_lengths[:, None],  # (B, Tp)
         "response_ids": response_ids,  # (B, T) right-padded
         "mask": torch.arange(response_ids.shape[1]) < lengths[:, None],  # (B, T)
-        "truncated": torch.tensor([r.truncated for r in responses]),  # (B,)
-        "rollout_logprobs": pad([r.logprobs for r in responses], 0.0),  # (B, T)
+        "rewards": torch.tensor([s.verdict.reward for s in samples]),  # (B,)
+        "truncated": torch.tensor([s.response.truncated for s in samples]),  # (B,)
+        "rollout_logprobs": pad([s.response.logprobs for s in samples], 0.0),  # (B, T)
+        "responses": [s.text for s in samples],
+        "answers": [s.verdict.answer for s in samples],
     }
+
+
+def take_rows(batch: dict, rows: Tensor) -> dict:
+    """The same keys for some of the rows."""
+    index = rows.tolist()
+    return {k: v[rows] if isinstance(v, Tensor) else [v[i] for i in index] for k, v in batch.items()}

@@ -204,7 +204,9 @@ def is_prompt(value: object) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+        )
     )
 
 
@@ -218,7 +220,9 @@ def file_problems(path: Path, prompt_column: str | None, answer_column: str | No
         prompt = row.get(pick_column(path, row, prompt_column, PROMPT_COLUMNS, "--prompt-column"))
         answer = row.get(pick_column(path, row, answer_column, ANSWER_COLUMNS, "--answer-column"))
         if not is_prompt(prompt):
-            raise InputError(f"{path} row {number}: the prompt must be text or a list of chat messages, not {prompt!r:.60}")
+            raise InputError(
+                f"{path} row {number}: the prompt must be text or a list of chat messages, not {prompt!r:.60}"
+            )
         if not isinstance(answer, str) or not answer.strip():
             raise InputError(f"{path} row {number}: the answer must be non-empty text, not {answer!r:.60}")
         problems.setdefault(json.dumps(prompt), Problem(prompt, answer, f"{path.name}-{number}", "math"))
@@ -281,3 +285,23 @@ def load_problems(
     if not train:
         raise InputError(f"task {task} leaves nothing to train on once evaluation problems are held out; add problems")
     return train, evaluation
+
+
+class ProblemStream:
+    """Problems without end, each epoch in a new order. `cursor`, how many were taken, is all its state."""
+
+    def __init__(self, problems: list[Problem], seed: int):
+        self.problems = problems
+        self.seed = seed
+        self.cursor = 0
+
+    def take(self, n: int) -> list[Problem]:
+        """The next n problems; the order of epoch e is a function of (seed, e)."""
+        taken = []
+        while len(taken) < n:
+            epoch, start = divmod(self.cursor, len(self.problems))
+            order = random.Random(f"{self.seed} {epoch}").sample(range(len(self.problems)), len(self.problems))
+            part = order[start : start + n - len(taken)]
+            taken += [self.problems[i] for i in part]
+            self.cursor += len(part)
+        return taken
