@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +102,15 @@ def vocabulary_backward(
 # --- The policy -------------------------------------------------------------------------------------------------
 
 
+class Pass(NamedTuple):
+    """One run of the model over R rows of at most L tokens, and the N predictions wanted from it."""
+
+    input_ids: Tensor  # (R, L), right-padded
+    tokens: tuple[Tensor, Tensor]  # row and column of each wanted token in the batch, (N,) each
+    positions: tuple[Tensor, Tensor]  # row and column of the hidden state that predicts it, in this pass
+    targets: Tensor  # its id (N,)
+
+
 class Policy:
     """A causal language model with its tokenizer and optimiser.
 
@@ -183,33 +193,30 @@ class Policy:
         mixed = self.dtype != next(self.model.parameters()).dtype
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
 
-    def _passes(self, batch: dict, needed: Tensor) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]]:
-        """Cut the `needed` (B, T) positions into micro-batches of rows of similar length.
+    def _passes(self, batch: dict, needed: Tensor) -> Iterator[Pass]:
+        """Cut the `needed` (B, T) positions into passes over rows of similar length.
 
-        Yields (input_ids, rows and columns of the needed tokens in the batch, where their predictions stand in the
-        pass, their token ids). A row is run up to its last needed token and not at all without one.
+        A row is run up to its last needed token, and not at all without one.
         """
         needed, prompt_mask = needed.to(self.device), batch["prompt_mask"].to(self.device)
         prompt_ids, response_ids = batch["prompt_ids"].to(self.device), batch["response_ids"].to(self.device)
-        width = prompt_ids.shape[1]
         prompt_lengths = prompt_mask.sum(1)
         last = (needed * torch.arange(1, needed.shape[1] + 1, device=self.device)).amax(1)  # 1-based; 0 where none
-        lengths = torch.where(last > 0, prompt_lengths + last - 1, 0)  # the last token predicts, it is not read
+        lengths = torch.where(last > 0, prompt_lengths + last - 1, 0)  # the last token is predicted, never read
         # Move each prompt's padding from the left of its row to the far right.
         ids = torch.cat([prompt_ids, response_ids], 1)
-        columns = torch.arange(ids.shape[1], device=self.device) + (width - prompt_lengths)[:, None]
+        columns = torch.arange(ids.shape[1], device=self.device) + (prompt_ids.shape[1] - prompt_lengths)[:, None]
         ids = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))
-        order = lengths.argsort(descending=True, stable=True).tolist()
         sizes = lengths.tolist()
-        start = 0
-        while start < len(order) and sizes[order[start]] > 0:
-            longest = sizes[order[start]]
-            stop = start + max(1, self.micro_batch_tokens // longest)
-            rows = torch.tensor([r for r in order[start:stop] if sizes[r] > 0], device=self.device)
+        order = sorted((row for row in range(len(sizes)) if sizes[row] > 0), key=lambda row: -sizes[row])
+        while order:
+            longest = sizes[order[0]]
+            fitting = max(1, self.micro_batch_tokens // longest)
+            rows = torch.tensor(order[:fitting], device=self.device)
+            order = order[fitting:]
             r, t = needed[rows].nonzero(as_tuple=True)
-            predicted_at = prompt_lengths[rows[r]] - 1 + t
-            yield ids[rows, :longest], (rows[r], t), (r, predicted_at), response_ids[rows[r], t]
-            start = stop
+            positions = (r, prompt_lengths[rows[r]] - 1 + t)
+            yield Pass(ids[rows, :longest], (rows[r], t), positions, response_ids[rows[r], t])
 
     def _hidden(self, input_ids: Tensor) -> Tensor:
         """Final hidden states (R, L, D), before the output head."""
@@ -224,13 +231,13 @@ class Policy:
         weight = self.head.weight.to(self.dtype)
         logprobs = torch.zeros(batch["mask"].shape, dtype=torch.promote_types(weight.dtype, torch.float32))
         entropy = torch.zeros_like(logprobs)
-        for input_ids, tokens, positions, targets in self._passes(batch, batch["mask"]):
+        for part in self._passes(batch, batch["mask"]):
             with self.autocast():
-                hidden = self._hidden(input_ids)[positions]
+                hidden = self._hidden(part.input_ids)[part.positions]
             values = vocabulary_score(
-                hidden.to(weight.dtype), weight, self.head.bias, targets, self.temperature, self.chunk
+                hidden.to(weight.dtype), weight, self.head.bias, part.targets, self.temperature, self.chunk
             )
-            index = tuple(i.cpu() for i in tokens)
+            index = tuple(i.cpu() for i in part.tokens)
             logprobs[index], entropy[index] = (v.cpu() for v in values)
         return logprobs, entropy
 
@@ -246,17 +253,17 @@ class Policy:
             grad_entropy = grad_entropy.to(self.device) if (grad_entropy != 0).any() else None
         grad_logprobs = grad_logprobs.to(self.device)
         weight = self.head.weight.detach().to(self.dtype)
-        for input_ids, tokens, positions, targets in self._passes(batch, needed & batch["mask"]):
+        for part in self._passes(batch, needed & batch["mask"]):
             with self.autocast():
-                hidden = self._hidden(input_ids)[positions]
+                hidden = self._hidden(part.input_ids)[part.positions]
             with torch.no_grad():
                 grad_hidden = vocabulary_backward(
                     hidden.to(weight.dtype),
                     self.head,
                     weight,
-                    targets,
-                    grad_logprobs[tokens],
-                    None if grad_entropy is None else grad_entropy[tokens],
+                    part.targets,
+                    grad_logprobs[part.tokens],
+                    None if grad_entropy is None else grad_entropy[part.tokens],
                     self.temperature,
                     self.chunk,
                 )

@@ -8,9 +8,13 @@ Prompts are terse because the embedded model reads one byte per token. `instruct
 front, for models that were not pretrained on these tasks.
 """
 
+import codecs
 import inspect
 import json
+import math
+import os
 import random
+import reprlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +79,11 @@ def arithmetic(rng: random.Random, terms: int = 3, high: int = 20) -> tuple[str,
     return f"{text}=", str(value), text
 
 
-def gcd(rng: random.Random, high: int = 60) -> tuple[str, str, str]:
+def gcd(rng: random.Random, high: int = 200) -> tuple[str, str, str]:
     """Give the greatest common divisor as one integer."""
     factor = rng.randint(1, max(1, high // 4))  # a shared factor, or most answers would be 1
     a, b = (factor * rng.randint(1, max(1, high // factor)) for _ in range(2))
-    value, rest = a, b
-    while rest:
-        value, rest = rest, value % rest
-    return f"gcd({a},{b})=", str(value), f"gcd({min(a, b)},{max(a, b)})"
+    return f"gcd({a},{b})=", str(math.gcd(a, b)), f"gcd({min(a, b)},{max(a, b)})"
 
 
 def sorting(rng: random.Random, length: int = 4, high: int = 20) -> tuple[str, str, str]:
@@ -112,7 +113,14 @@ PROCEDURAL = {  # name: (generator, the checker that its answers need)
     "letter_counting": (letter_counting, "exact"),
     "reversing": (reversing, "exact"),
 }
-SMALLEST_KNOB = {"numbers": 2, "terms": 2, "length": 2, "high": 2, "letters": 1, "instruct": 0}
+KNOB_RANGES = {  # the checker reads results of ten numbers up to a million; longer words only make loading slow
+    "numbers": (2, 10),
+    "terms": (2, 100),
+    "length": (2, 100),
+    "high": (2, 1_000_000),
+    "letters": (1, 26),
+    "instruct": (0, 1),
+}
 
 
 def held_out(key: str) -> bool:
@@ -121,20 +129,21 @@ def held_out(key: str) -> bool:
 
 
 def parse_knobs(spec: str) -> tuple[str, dict[str, int]]:
-    """Split "countdown:numbers=4,high=20" into its name and checked knobs."""
+    """Split "countdown:numbers=4,high=20" into its name and the knobs that differ from their defaults."""
     name, _, text = spec.partition(":")
     generator, _ = PROCEDURAL[name]
     allowed = {k: p.default for k, p in inspect.signature(generator).parameters.items() if k != "rng"} | {"instruct": 0}
     knobs = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
-        if key not in allowed or not value.isdecimal() or int(value) < SMALLEST_KNOB[key]:
-            known = ", ".join(f"{k}={v}" for k, v in allowed.items())
+        low, high = KNOB_RANGES[key] if key in allowed else (0, 0)
+        if key not in allowed or not value.isdecimal() or len(value) > 9 or not low <= int(value) <= high:
+            known = ", ".join(
+                f"{k}={v} (at least {KNOB_RANGES[k][0]}, at most {KNOB_RANGES[k][1]})" for k, v in allowed.items()
+            )
             raise InputError(f"task {spec!r}: cannot use {item!r}; the knobs of {name} with their defaults are {known}")
         knobs[key] = int(value)
-    if knobs.get("letters", 1) > 26:
-        raise InputError(f"task {spec!r}: letters is at most 26")
-    return name, knobs
+    return name, {k: v for k, v in knobs.items() if v != allowed[k]}  # a default spelled out is the same task
 
 
 def procedural_problems(spec: str, split: str, limit: int) -> list[Problem]:
@@ -158,42 +167,49 @@ def procedural_problems(spec: str, split: str, limit: int) -> list[Problem]:
 # --- Local files ------------------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a .jsonl or .parquet file as dicts; a damaged file is an InputError that says where."""
+def read_rows(path: Path) -> list[tuple[str, dict]]:
+    """The rows of a .jsonl or .parquet file as ("<path> row 3", row); a damaged file is an InputError that says where.
+
+    Rows of a .jsonl file are numbered as its lines. A line ends at a newline alone: JSON text may hold other
+    characters that Python counts as line ends.
+    """
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
 
         try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from None
-    rows = []
+            with pyarrow.parquet.ParquetFile(path) as file:
+                return [(f"{path} row {number}", row) for number, row in enumerate(file.read().to_pylist(), 1)]
+        except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} is not a readable parquet file ({reason:.200}); save it again") from None
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(f"{path} line {line} is not UTF-8; convert the file to UTF-8") from None
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
+    rows = []
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{path} line {number} is not JSON ({error}); mend or remove that line") from None
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"{path} line {number} is not UTF-8; convert the file to UTF-8") from None
+        except (ValueError, RecursionError) as error:  # a plain ValueError is a number of thousands of digits
+            damaged = isinstance(error, json.JSONDecodeError)
+            reason = f"{error.msg} at column {error.colno}" if damaged else "too long a number or too deep"
+            raise InputError(f"{path} line {number} is not JSON ({reason}); mend or remove that line") from None
         if not isinstance(row, dict):
             raise InputError(f"{path} line {number} is not a JSON object; each line must look like {{...}}")
-        rows.append(row)
+        rows.append((f"{path} row {number}", row))
     return rows
 
 
-def pick_column(path: Path, row: dict, wanted: str | None, usual: tuple[str, ...], flag: str) -> str:
+def pick_column(place: str, row: dict, wanted: str | None, usual: tuple[str, ...], flag: str) -> str:
     column = wanted or next((name for name in usual if name in row), None)
     if column is None or column not in row:
         missing = repr(wanted) if wanted else f"any of {', '.join(usual)}"
-        raise InputError(f"{path} has no column {missing}; it has {', '.join(row)}: choose one with {flag}")
+        raise InputError(f"{place} has no column {missing}; it has {', '.join(row) or 'none'}: choose one with {flag}")
     return column
 
 
@@ -203,11 +219,37 @@ def is_prompt(value: object) -> bool:
         return bool(value.strip())
     return (
         isinstance(value, list)
-        and bool(value)
         and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
         )
+        and any(m["content"].strip() for m in value)
     )
+
+
+def prompt_key(prompt: str | list[dict]) -> str:
+    """Equal for prompts that ask the same: white space at the ends, and text or one chat message, do not matter."""
+    contents = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    return "\n".join(content.strip() for content in contents)
+
+
+def row_problem(place: str, row: dict, prompt_column: str, answer_column: str) -> Problem:
+    """The problem in one row; of chat messages only role and content are kept."""
+    prompt, answer = row[prompt_column], row[answer_column]
+    if not is_prompt(prompt):
+        wrong = f"the prompt (column {prompt_column!r}) must be text or a list of chat messages"
+        raise InputError(f"{place}: {wrong}, not {reprlib.repr(prompt)}")
+    if not isinstance(answer, str) or not answer.strip():
+        wrong = f"the answer (column {answer_column!r}) must be non-empty text"
+        raise InputError(f"{place}: {wrong}, not {reprlib.repr(answer)}")
+    if not isinstance(prompt, str):
+        prompt = [{"role": message["role"], "content": message["content"]} for message in prompt]
+    for column, value in ((prompt_column, prompt), (answer_column, answer)):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # JSON can say "\ud800", which no tokenizer and no file takes
+            wrong = f"column {column!r} holds half a character (an unpaired surrogate)"
+            raise InputError(f"{place}: {wrong}; mend or remove that row") from None
+    return Problem(prompt, answer, Path(place).name, "math")
 
 
 def file_problems(path: Path, prompt_column: str | None, answer_column: str | None) -> list[Problem]:
@@ -216,29 +258,32 @@ def file_problems(path: Path, prompt_column: str | None, answer_column: str | No
     if not rows:
         raise InputError(f"{path} is empty; it needs one problem per line")
     problems: dict[str, Problem] = {}
-    for number, row in enumerate(rows, 1):
-        prompt = row.get(pick_column(path, row, prompt_column, PROMPT_COLUMNS, "--prompt-column"))
-        answer = row.get(pick_column(path, row, answer_column, ANSWER_COLUMNS, "--answer-column"))
-        if not is_prompt(prompt):
-            raise InputError(
-                f"{path} row {number}: the prompt must be text or a list of chat messages, not {prompt!r:.60}"
-            )
-        if not isinstance(answer, str) or not answer.strip():
-            raise InputError(f"{path} row {number}: the answer must be non-empty text, not {answer!r:.60}")
-        problems.setdefault(json.dumps(prompt), Problem(prompt, answer, f"{path.name}-{number}", "math"))
+    for place, row in rows:
+        prompt = pick_column(place, row, prompt_column, PROMPT_COLUMNS, "--prompt-column")
+        answer = pick_column(place, row, answer_column, ANSWER_COLUMNS, "--answer-column")
+        problem = row_problem(place, row, prompt, answer)
+        problems.setdefault(prompt_key(problem.prompt), problem)
     return list(problems.values())
 
 
 def split_problems(problems: list[Problem], split: str) -> list[Problem]:
-    """A fixed tenth of a file (at least one problem) for "eval", the others for "train", everything for "all"."""
+    """A fixed tenth of a file (at least one problem) for "eval", the others for "train", everything for "all".
+
+    The tenth comes in the order of its hashes: a part of it is fair even where the file is sorted by difficulty.
+    """
     if split == "all":
         return problems
-    ranked = sorted(problems, key=lambda p: zlib.crc32(json.dumps(p.prompt).encode()))
-    held = {p.id for p in ranked[: max(1, len(ranked) // EVAL_SHARE)]}
-    return [p for p in problems if (p.id in held) == (split == "eval")]
+    ranked = sorted(problems, key=lambda p: zlib.crc32(prompt_key(p.prompt).encode()))
+    held = ranked[: max(1, len(ranked) // EVAL_SHARE)]
+    held_ids = {p.id for p in held}
+    return held if split == "eval" else [p for p in problems if p.id not in held_ids]
 
 
 # --- The two ways in --------------------------------------------------------------------------------------------
+
+
+def is_procedural(name: str) -> bool:
+    return name.partition(":")[0] in PROCEDURAL
 
 
 def load_task(
@@ -253,14 +298,16 @@ def load_task(
     `name` is a procedural task with optional knobs, or the path of a local .jsonl or .parquet file. `limit` is the
     most that are returned; a procedural task makes 8,192 without it. Raises InputError for what cannot be used.
     """
+    if split not in ("train", "eval", "all"):
+        raise InputError(f"unknown split {split!r}; use train, eval or all")
     path = Path(name)
-    if name.partition(":")[0] in PROCEDURAL:
-        return procedural_problems(name, split, limit or 8192)
+    if is_procedural(name):
+        return procedural_problems(name, split, 8192 if limit is None else limit)
     if path.suffix not in (".jsonl", ".parquet"):
         known = ", ".join(PROCEDURAL)
         raise InputError(f"unknown task {name!r}; use one of {known}, or the path of a .jsonl or .parquet file")
-    if not path.is_file():
-        raise InputError(f"task file {name} does not exist or is not a file")
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long or out of reach
+        raise InputError(f"task file {name} does not exist or is not a file; check the path")
     return split_problems(file_problems(path, prompt_column, answer_column), split)[:limit]
 
 
@@ -277,14 +324,20 @@ def load_problems(
     prompts are taken out of the training list.
     """
     columns = {"prompt_column": prompt_column, "answer_column": answer_column}
-    separate = eval_task is not None and eval_task != task and eval_task.partition(":")[0] not in PROCEDURAL
-    evaluation = load_task(eval_task or task, "all" if separate else "eval", num_eval, **columns)
-    train_split = "all" if separate and task.partition(":")[0] not in PROCEDURAL else "train"
-    seen = {json.dumps(p.prompt) for p in evaluation}
-    train = [p for p in load_task(task, train_split, **columns) if json.dumps(p.prompt) not in seen]
+    source = eval_task or task
+    separate = Path(source) != Path(task)
+    if is_procedural(source):
+        evaluation = load_task(source, "eval", num_eval)
+    else:
+        evaluation = load_task(source, "all" if separate else "eval", **columns)
+    if not evaluation:
+        raise InputError(f"task {source} is too small to hold problems out for evaluation; use one with more problems")
+    train = load_task(task, "all" if separate and not is_procedural(task) else "train", **columns)
+    seen = {prompt_key(p.prompt) for p in evaluation}  # all of the file's, also those beyond `num_eval`
+    train = [p for p in train if prompt_key(p.prompt) not in seen]
     if not train:
         raise InputError(f"task {task} leaves nothing to train on once evaluation problems are held out; add problems")
-    return train, evaluation
+    return train, evaluation[:num_eval]
 
 
 class ProblemStream:

@@ -1,0 +1,569 @@
+"""Answers: what is right, what is wrong, and that no text can hang, crash or execute anything."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from common import verifier as module
+from common.tasks import Problem, load_task
+from common.verifier import CHECKERS, Verdict, Verifier, as_number, final_answer
+
+
+def check(kind: str, response: str, gold: str) -> Verdict:
+    [verdict] = Verifier()([Problem("?", gold, "t-1", kind)], [response])
+    return verdict
+
+
+# --- Extraction -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("42", "42"),
+        ("  so it is\n42 \n", "so it is\n42"),
+        ("", None),
+        (" \n\t ", None),
+        # \boxed
+        (r"Thus \boxed{42}.", "42"),
+        (r"\boxed{ 42 }", "42"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{4}}", "4"),
+        (r"\boxed{3} or rather \boxed{4} I think", "4"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        ("\\boxed{a\\\\}", "a\\\\"),
+        ("\\boxed{1\n2}", "1\n2"),
+        (r"\boxed{}", None),
+        (r"\boxed{ }", None),
+        (r"\boxed{42", None),
+        (r"\boxed{\frac{1}{2}", None),
+        (r"\boxed{4} and then \boxed{5", None),
+        (r"\boxed{5\}", None),
+        (r"\boxed", r"\boxed"),
+        (r"{\boxed{7}}}}", "7"),
+        (r"#### 1 Answer: 2 \boxed{3}", "3"),
+        (r"\boxed{3} Answer: 2", "3"),
+        # thinking
+        (r"<think> \boxed{4} </think> \boxed{5}", "5"),
+        (r"<think> \boxed{4} </think> 5", "5"),
+        (r"<think> \boxed{4} </think>", None),
+        ("a </think> b </think> c", "c"),
+        (r"\boxed{4}</think>Answer: 5", "5"),
+        # marks
+        ("3 * 14 = 42\n#### 42", "42"),
+        ("#### 1,234\nthat is all", "1,234"),
+        ("#### 1\n#### 2", "2"),
+        ("#### ", None),
+        ("Answer: 42", "42"),
+        ("answer:42", "42"),
+        ("The final ANSWER:   x = 4  \nDone.", "x = 4"),
+        ("Answer: 1. No. Answer: 2.", "2."),
+        ("Answer:\n\n42\nDone", "42"),
+        ("Answer:", None),
+        ("Answer 42", "Answer 42"),
+        # the later mark counts: "####" is also a heading
+        ("#### Solution\n1+1\nAnswer: 2", "2"),
+        ("Answer: see below\n#### 2", "2"),
+    ],
+)
+def test_final_answer(text, answer):
+    assert final_answer(text) == answer
+
+
+# --- Countdown --------------------------------------------------------------------------------------------------
+
+
+GOLD = "3*7=21,21+5=26"
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        (GOLD, GOLD),
+        ("7*3=21,5+21=26", GOLD),
+        ("  3*7=21 , 21+5=26\n", GOLD),
+        ("3*7=21,\n21+5=26", GOLD),
+        ("1+2=3,3+4=7,3+7=10", "1+2=3,3+3=6,6+4=10"),
+        ("2+3=5,4*6=24,5+24=29", "6*4=24,24+2=26,26+3=29"),
+        ("4*6=24,2+3=5,24+5=29", "6*4=24,24+2=26,26+3=29"),
+        ("8/4=2,2*5=10", "5*8=40,40/4=10"),
+        ("4/4=1,4*1=4", "4*4=16,16/4=4"),
+        ("2+2=4,4+4=8", "2*2=4,4+4=8"),
+        ("3-7=-4,-4+30=26", "30+3=33,33-7=26"),
+        ("5-5=0,0+3=3", "5/5=1,1*3=3"),
+        ("3--4=7,7+1=8", "3--4=7,7+1=8"),
+        ("<think>3+7=10, 10+5=15, no</think>3*7=21,21+5=26", GOLD),
+        (r"\boxed{3*7=21,21+5=26}", GOLD),
+        ("Answer: 3*7=21, 21+5=26", GOLD),
+    ],
+)
+def test_countdown_accepts(response, gold):
+    verdict = check("countdown", response, gold)
+    assert verdict == Verdict(1.0, "match", gold.rpartition("=")[2])
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        # right steps, but not with these numbers to this target: the answer is what they reach
+        ("3*7=21,21-5=16", "mismatch"),
+        ("3*7=21", "mismatch"),
+        ("21+5=26", "mismatch"),
+        ("3*7=21,21+6=27", "mismatch"),
+        ("3*7=21,21+6=27,27-1=26", "mismatch"),
+        ("3*7=21,21+5=26,26*1=26", "mismatch"),
+        ("3*7=21,21+5=26,26+0=26", "mismatch"),
+        ("3+3=6,6+20=26", "mismatch"),
+        ("21+5=26,3*7=21,26+21=47", "mismatch"),
+        ("-3*-7=21,21+5=26", "mismatch"),
+        # steps that are wrong, or leave more than one result, or are no steps: no answer
+        ("3*7=22,22+5=27", "no_answer"),
+        ("3*7=21,21+5=27", "no_answer"),
+        ("3*7=26,26+5=26", "no_answer"),
+        ("7/3=2,2+5=7", "no_answer"),
+        ("3/7=0,0+5=5", "no_answer"),
+        ("5/0=0,0+26=26", "no_answer"),
+        ("0/0=26", "no_answer"),
+        ("0/0=0", "no_answer"),
+        ("3*7=21,3+5=8", "no_answer"),
+        ("21+5=26,3*7=21", "no_answer"),
+        ("3*7=21,21+5=26,", "no_answer"),
+        (",3*7=21,21+5=26", "no_answer"),
+        ("3*7=21,,21+5=26", "no_answer"),
+        ("3*7=21;21+5=26", "no_answer"),
+        ("3*7=21 21+5=26", "no_answer"),
+        ("3 * 7 = 21, 21 + 5 = 26", "no_answer"),
+        ("3*7=21,21+5", "no_answer"),
+        ("3*7+5=26", "no_answer"),
+        ("(3*7)+5=26", "no_answer"),
+        ("3**7=2187", "no_answer"),
+        ("21//5=4", "no_answer"),
+        ("21%5=1", "no_answer"),
+        ("3x7=21,21+5=26", "no_answer"),
+        ("3\u00d77=21,21+5=26", "no_answer"),
+        ("03*7=21,21+5=26", "no_answer"),
+        ("3*7=021,21+5=26", "no_answer"),
+        ("3*7=21,21+5=+26", "no_answer"),
+        ("3*7=21.0,21+5=26", "no_answer"),
+        ("5--0=5", "no_answer"),
+        ("\u0663*7=21,21+5=26", "no_answer"),
+        ("3*7=21,21+5=\u0662\u0666", "no_answer"),
+        ("\uff13*7=21,21+5=26", "no_answer"),
+        ("3*7=21,21+5=26 done", "no_answer"),
+        ("26", "no_answer"),
+        ("=26", "no_answer"),
+        ("", "no_answer"),
+        (",", "no_answer"),
+        (" \n", "no_answer"),
+        ("<think>3*7=21,21+5=26", "no_answer"),
+        ("1" * 61 + "*1=" + "1" * 61, "no_answer"),
+        ("9" * 5000 + "*1=" + "9" * 5000, "no_answer"),
+    ],
+)
+def test_countdown_rejects(response, reason):
+    verdict = check("countdown", response, GOLD)
+    assert (verdict.reward, verdict.reason) == (0.0, reason)
+    assert verdict.answer == (response.rpartition("=")[2] if reason == "mismatch" else None)
+
+
+def test_countdown_counts_equal_numbers():
+    """3 3 3: each of them once, a result of 3 among them."""
+    gold = "3*3=9,9/3=3"
+    assert check("countdown", "3/3=1,1*3=3", gold).reward == 1
+    assert check("countdown", "3-3=0,0+3=3", gold).reward == 1
+    assert check("countdown", "3*3=9,9-3=6,6-3=3", gold).reward == 0
+    assert check("countdown", "3/3=1,3*1=3,3*1=3", gold).reward == 0
+
+
+def test_countdown_agrees_with_brute_force():
+    """Random steps, good and spoilt, against a checker that knows the numbers and searches them."""
+    rng = random.Random(0)
+    problems = load_task("countdown:numbers=3,high=5", limit=150)
+    responses = []
+    for problem in problems:
+        characters = list(rng.choice([problem, rng.choice(problems)]).answer)
+        if rng.random() < 0.7:
+            characters[rng.randrange(len(characters))] = rng.choice("0123456789+-*/=,")
+        responses.append("".join(characters))
+
+    def slow(problem: Problem, response: str) -> bool:
+        left, right = problem.prompt.removesuffix(":").split("=")
+        pool = left.split()
+        for step in response.split(","):
+            term, equals, result = step.partition("=")
+            op = next((op for op in "+-*/" if op in term[1:]), None)
+            if not equals or op is None:
+                return False
+            x, _, y = term.rpartition(op)
+            if x not in pool or (x == y and pool.count(x) < 2) or y not in pool:
+                return False
+            pool.remove(x)
+            pool.remove(y)
+            a, b = int(x), int(y)
+            exact = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if b and a % b == 0 else None}[op]
+            if result != str(exact):
+                return False
+            pool.append(result)
+        return pool == [right]
+
+    right = [verdict.reward == 1 for verdict in Verifier()(problems, responses)]
+    assert right == [slow(*pair) for pair in zip(problems, responses, strict=True)]
+    assert 20 < sum(right) < 130
+
+
+# --- Exact words ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("12", "12", True),
+        (" 1  2\n3 ", "1 2 3", True),
+        ("Answer: 1 2 3", "1 2 3", True),
+        (r"\boxed{tac}", "tac", True),
+        ("123", "1 2 3", False),
+        ("1 2 3", "1 3 2", False),
+        ("012", "12", False),
+        ("12.0", "12", False),
+        ("1 2", "1 2 3", False),
+        ("the answer is 12", "12", False),
+        ("cat", "act", False),
+        ("Cat", "cat", False),
+        ("-3", "3", False),
+        ("\u0663", "3", False),
+    ],
+)
+def test_exact(response, gold, right):
+    verdict = check("exact", response, gold)
+    assert (verdict.reward, verdict.reason) == ((1.0, "match") if right else (0.0, "mismatch"))
+    assert verdict.answer == final_answer(response)
+
+
+# --- Math -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("1,234", "1234"),
+        ("1,234,567.50", "1234567.5"),
+        ("1/2", "0.5"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"\dfrac{2}{4}", "1/2"),
+        (r"-\tfrac{1}{2}", "-.5"),
+        (r"\frac{-1}{2}", "-1/2"),
+        ("2/4", "1/2"),
+        ("1 / 2", "1/2"),
+        ("$5", "5"),
+        (r"\$5", "5"),
+        (r"$\$5$", "5.00"),
+        ("$5$.", "5"),
+        ("$5.$", "5"),
+        ("12.", "12"),
+        (" 12 . ", "12"),
+        ("3.0", "3"),
+        ("0.50", ".5"),
+        ("007", "7"),
+        ("-0", "0"),
+        ("-0.0", "0"),
+        ("+5", "5"),
+        ("- 5", "-5"),
+        ("0/7", "0"),
+        ("9" * 40, "9" * 40),
+        ("x + 1", "x+1"),
+        ("$x+1$", "x + 1"),
+        ("(1, 2)", "( 1,2 )"),
+        ("50%", "50 %"),
+        ("cat", "cat"),
+        ("new  york", "new york"),
+        ("1 2", "1  2"),
+        ("1/0", "1/0"),
+    ],
+)
+def test_math_equal(answer, gold):
+    for gold_text in (gold, rf"so \boxed{{{gold}}}", f"long\n#### {gold}"):
+        assert check("math", answer, gold_text) == Verdict(1.0, "match", answer.strip())
+        verdict = check("math", rf"thus \boxed{{{answer}}} holds", gold_text)
+        assert (verdict.reward, verdict.reason) == (1.0, "match")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("1,23", "123"),
+        ("12,34,567", "1234567"),
+        ("1234,567", "1234567"),
+        ("0,001", "1"),
+        ("1,2", "1.2"),
+        ("1.5,234", "1.5234"),
+        ("1 2", "12"),
+        ("1 234", "1234"),
+        ("50%", "50"),
+        ("50%", "0.5"),
+        ("1/2/3", "1/6"),
+        ("1/0", "0"),
+        ("0/0", "0"),
+        (r"2\frac{1}{2}", "21/2"),
+        (r"1\frac{1}{2}3", "11/23"),
+        ("1e3", "1000"),
+        ("10^3", "1000"),
+        ("2*3", "6"),
+        ("--5", "5"),
+        ("-5", "5"),
+        ("5-", "-5"),
+        ("3.0000001", "3"),
+        ("0.333", "1/3"),
+        ("0.333...", "0.333"),
+        ("5 apples", "5"),
+        ("5=18", "18"),
+        ("9" * 40, "9" * 39 + "8"),
+        ("1" + "0" * 39, "1" + "0" * 40),
+        ("\u0663", "3"),
+        ("\u00bd", "1/2"),
+        ("\u00b2", "2"),
+        ("cat", "act"),
+        ("listen", "silent"),
+        ("X", "x"),
+        ("True", "1"),
+        ("inf", "nan"),
+        ("x+1", "1+x"),
+        (".", "0"),
+        ("-", "0"),
+        ("$", "0"),
+    ],
+)
+def test_math_different(answer, gold):
+    """Some of these mean the same. "50%" may mean 50 or 0.5, so it is neither; there is no symbolic algebra here."""
+    for first, second in ((answer, gold), (gold, answer)):
+        verdict = check("math", first, second)
+        assert (verdict.reward, verdict.reason, verdict.answer) == (0.0, "mismatch", first)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "-", "/", "1/", "/2", ",", "1.", "\n", "$", "1..2", "+-1", "0x10", "1_000", "inf"]
+)
+def test_as_number_takes_numbers_only(text):
+    assert as_number(text) == (1 if text == "1." else None)
+
+
+@pytest.mark.parametrize("response", ["", " ", r"\boxed{}", r"\boxed{5", "####", "Answer:", "5</think>"])
+@pytest.mark.parametrize("kind", ["math", "exact"])
+def test_no_answer(kind, response):
+    assert check(kind, response, "5") == Verdict(0.0, "no_answer", None)
+
+
+# --- Hostile text -----------------------------------------------------------------------------------------------
+
+
+CODE = [
+    "__import__('os').system('touch {0}')",
+    "__import__('pathlib').Path('{0}').touch()",
+    "exec(\"open('{0}','w')\")",
+    "[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen'][0](['touch','{0}'])",
+    "$(touch {0})",
+    "`touch {0}`",
+    "; touch {0} #",
+    "\\write18{{touch {0}}}\\input{{|touch {0}}}",
+    "{{{{''.__class__}}}}%s%n{0}",
+    "!!python/object/apply:os.system ['touch {0}']",
+]
+PLACES = [
+    "{}",
+    r"\boxed{{{}}}",
+    "#### {}",
+    "Answer: {}",
+    "<think></think>{}",
+    "3*7={},21+5=26",
+    "{}*7=21,21+5=26",
+    "3*7=21,21+5={}",
+    "1/{}",
+    r"\frac{{{}}}{{1}}",
+    r"\frac{{1}}{{{}}}",
+    "1,{}",
+    "$ {} $",
+]
+
+
+@pytest.mark.parametrize("kind", CHECKERS)
+def test_code_in_an_answer_does_not_run(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    payloads = [code.format(tmp_path / "pwned") for code in CODE] + [code.format("pwned") for code in CODE]
+    responses = [place.format(payload) for payload in payloads for place in PLACES]
+    for gold in (GOLD, "26", *payloads[:2]):
+        verdicts = Verifier()([Problem("?", gold, "t-1", kind)] * len(responses), responses)
+        assert all(
+            v.reason in ("mismatch", "no_answer") or gold in response
+            for v, response in zip(verdicts, responses, strict=True)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+MEGA = 1_000_000
+BAIT = {
+    "tower of powers": "9**9**9**9**9",
+    "latex tower": "9^{9^{9^{9^{9}}}}",
+    "long tower": "9^" * 100_000 + "9",
+    "factorials": "9" + "!" * 1000 + "=(10^6)!",
+    "text": "abc de\n" * (MEGA // 7),
+    "digits": "7" * MEGA,
+    "decimals": "0." + "7" * MEGA,
+    "commas": "," * MEGA,
+    "thousands": "1" + ",234" * (MEGA // 4),
+    "slashes": "1/" * (MEGA // 2),
+    "minus": "-" * MEGA,
+    "dots": "." * MEGA,
+    "dollars": "$" * MEGA,
+    "steps": "1+1=2," * (MEGA // 6),
+    "steps under the limit": ",".join(["1+1=2"] * 1600),
+    "operators": "1" + "+1" * (MEGA // 2) + "=2",
+    "long product": "9" * 4000 + "*" + "9" * 4000 + "=1",
+    "spaces": " " * MEGA,
+    "spaces inside": "1" + " " * MEGA + "2",
+    "spaces and digits": "1 " * (MEGA // 2),
+    "newlines": "\n" * MEGA + "x",
+    "white space of all kinds": "\t\r\n\x0b\x0c\x1c\u2028\u3000 " * 100_000,
+    "open braces": "{" * 100_000,
+    "closed braces": "}" * 100_000,
+    "nested braces": "{" * 100_000 + "}" * 100_000,
+    "boxed, open": "\\boxed{" + "{" * MEGA,
+    "boxed, closed": "\\boxed{" + "}" * MEGA,
+    "boxed, nested": "\\boxed{" + "{" * 100_000 + "}" * 100_001,
+    "boxed, alternating": "\\boxed{" + "{}" * (MEGA // 2),
+    "boxed, backslashes": "\\boxed{" + "\\" * MEGA,
+    "boxed many": "\\boxed{" * 100_000,
+    "boxed many, closed": "\\boxed{" * 100_000 + "}" * 100_000,
+    "frac many": "\\frac{" * 100_000,
+    "frac of digits": "\\frac{" + "1" * MEGA + "}{2}",
+    "hashes": "####" * 100_000,
+    "hashes and spaces": "#### " * 100_000,
+    "answers": "answer:" * 100_000,
+    "answers, half": "answe" * 100_000,
+    "answers, spaced": "answer :" * 100_000,
+    "answer, then space": "answer:" + " " * MEGA,
+    "thoughts": "</think>" * 100_000,
+    "open thoughts": "<think>" * 100_000,
+    "nul": "\x00" * 1000,
+    "nul inside": "3*7=21\x00,21+5=26",
+    "half characters": "\ud800\udc00\udfff",
+    "half characters boxed": "\\boxed{\ud800}",
+    "answer of half a character": "Answer: \udfff",
+    "emoji": "\U0001f600" * 10_000,
+    "combining": "e" + "\u0301" * 100_000,
+    "right to left": "\u202e62",
+}
+
+
+@pytest.mark.parametrize("kind", CHECKERS)
+@pytest.mark.parametrize("name", BAIT)
+def test_hostile_text_is_wrong_and_quickly_so(kind, name):
+    """I10. Every one takes milliseconds; a pattern that is quadratic would take minutes at these lengths."""
+    started = time.process_time()
+    verdict = check(kind, BAIT[name], GOLD if kind == "countdown" else "26")
+    assert time.process_time() - started < 3
+    assert (verdict.reward, verdict.reason in ("mismatch", "no_answer")) == (0.0, True)
+
+
+@pytest.mark.parametrize("kind", CHECKERS)
+@pytest.mark.parametrize("name", BAIT)
+def test_hostile_gold_is_harmless(kind, name):
+    """A row of a data set may be as bad as a model's answer."""
+    gold = BAIT[name][:100_000]
+    assert check(kind, "26", gold).reason in ("mismatch", "no_answer")
+    assert check(kind, "\\boxed{" + gold + "}", gold).reason in ("match", "mismatch", "no_answer")
+
+
+# --- The verifier -----------------------------------------------------------------------------------------------
+
+
+def test_one_verdict_for_each_pair_in_order():
+    problems = [Problem("?", "1", "a", "exact"), Problem("?", "1/2", "b", "math"), Problem("?", GOLD, "c", "countdown")]
+    assert Verifier()(problems, ["1", "0.5", "nothing"]) == [
+        Verdict(1.0, "match", "1"),
+        Verdict(1.0, "match", "0.5"),
+        Verdict(0.0, "no_answer", None),
+    ]
+    assert Verifier()([], []) == []
+    with pytest.raises(ValueError):
+        Verifier()(problems, ["1"])
+
+
+@pytest.mark.parametrize("error", [ValueError, RecursionError, MemoryError, ZeroDivisionError, KeyError])
+def test_a_checker_that_raises_is_counted_and_the_next_one_works(error, monkeypatch):
+    def broken(text: str, gold: str) -> tuple[bool, str | None]:
+        raise error("no")
+
+    monkeypatch.setitem(CHECKERS, "broken", broken)
+    problems = [Problem("?", "1", str(i), kind) for i, kind in enumerate(["exact", "broken", "exact", "broken"])]
+    right, wrong = Verdict(1.0, "match", "1"), Verdict(0.0, "error", None)
+    assert Verifier()(problems, ["1"] * 4) == [right, wrong, right, wrong]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_not_swallowed(error, monkeypatch):
+    def interrupted(text: str, gold: str) -> tuple[bool, str | None]:
+        raise error
+
+    monkeypatch.setitem(CHECKERS, "interrupted", interrupted)
+    with pytest.raises(error):
+        check("interrupted", "1", "1")
+
+
+def test_an_unknown_kind_is_a_mistake_of_ours():
+    """Not of the model's: it must not become a reward of 0 for every answer."""
+    with pytest.raises(KeyError):
+        check("no such kind", "1", "1")
+
+
+# --- Random rewards ---------------------------------------------------------------------------------------------
+
+
+def tosses(seed: int, problems: list[Problem], responses: list[str]) -> list[float]:
+    return [verdict.reward for verdict in Verifier("random", seed)(problems, responses)]
+
+
+def test_random_rewards_are_fair_and_repeat():
+    problems = [Problem("?", "1", f"t-{i // 8}", "exact") for i in range(2000)]
+    responses = [str(i % 3) for i in range(2000)]
+    first = tosses(0, problems, responses)
+    random.seed(1)
+    state = random.getstate()
+    assert tosses(0, problems, responses) == first and random.getstate() == state
+    assert 0.46 < sum(first) / 2000 < 0.54 and set(first) == {0.0, 1.0}
+    other = tosses(1, problems, responses)
+    assert 0.4 < sum(a == b for a, b in zip(first, other, strict=True)) / 2000 < 0.6
+
+
+@pytest.mark.parametrize("what", ["problem", "position", "response"])
+def test_a_toss_depends_on_problem_position_and_response(what):
+    ids = [f"t-{i}" if what == "problem" else "t-0" for i in range(64)]
+    responses = [str(i) if what == "response" else "1" for i in range(64)]
+    batches = [([Problem("?", "1", i, "exact")], [r]) for i, r in zip(ids, responses, strict=True)]
+    if what == "position":
+        batches = [([Problem("?", "1", "t-0", "exact")] * 64, ["1"] * 64)]
+    rewards = [reward for batch in batches for reward in tosses(0, *batch)]
+    assert len(rewards) == 64 and 16 < sum(rewards) < 48
+
+
+def test_random_rewards_say_nothing_of_the_gold():
+    problems = [Problem("?", gold, "t-0", "exact") for gold in ("1", "2") for _ in range(200)]
+    rewards = tosses(0, problems, ["1"] * 400)
+    assert 70 < sum(rewards[:200]) < 130 and 70 < sum(rewards[200:]) < 130
+    verdicts = Verifier("random", 0)(problems, ["Answer: 1"] * 400)
+    assert {v.answer for v in verdicts} == {"1"}
+    assert [v.reason for v in verdicts] == ["match"] * 200 + ["mismatch"] * 200
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x00", "x" * 1_000_000, ""])
+def test_random_rewards_take_any_text(text):
+    """A path that is not UTF-8 gives the id of its problems half characters."""
+    [verdict] = Verifier("random")([Problem("?", "1", "t\udcff-1", "math")], [text])
+    assert verdict.reward in (0.0, 1.0)
+
+
+def test_the_verifier_evaluates_nothing():
+    """Locks a decision: no eval, exec, sympy or subprocess where a model's text is read."""
+    source = Path(module.__file__).read_text()
+    assert not any(word in source for word in ("eval(", "exec(", "sympy", "subprocess", "import os", "pickle"))
