@@ -1,4 +1,4 @@
-"""Make the embedded base model: a Qwen2 of 0.6 M parameters that knows arithmetic and guesses at countdown.
+"""Make the embedded base model: a Qwen2 of 0.43 M parameters that knows arithmetic and guesses at countdown.
 
 It is pretrained on random walks: "6 8 3=144:" followed by random exact operations over the three numbers. A share
 `--hit-ratio` of the walks reach the stated number; in the others that number is one which different steps would have

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -27,17 +26,36 @@ from transformers.utils import logging as transformers_logging
 from common import InputError
 
 TINY = Path(__file__).parent / "tiny"  # the embedded base model
-CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}  # of float32 logits held at a time
+CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**29}  # of float32 logits held at a time
+SLICE = 8192  # of the vocabulary, where a second buffer of a chunk's size would be needed otherwise
 
 
-# --- Crossing the vocabulary ------------------------------------------------------------------------------------
+# --- Crossing the vocabulary ------------------------------------------------------------------------------------------
+# A chunk of C tokens meets all V words at once, in one buffer that is reused for every chunk and overwritten in place:
+# fresh memory of that size costs more than the arithmetic on it.
 
 
-def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """Logits / temperature, (N, V), in float32 at least, shifted so that each row's maximum is 0."""
-    logits = F.linear(hidden, weight, bias)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, buffer: Tensor) -> Tensor:
+    """Logits / temperature, (C, V), in float32 at least, shifted so that each row's maximum is 0."""
+    out = buffer[: len(hidden)]
+    if bias is None:
+        logits = torch.mm(hidden, weight.t(), out=out)
+    else:
+        logits = torch.addmm(bias.to(weight.dtype), hidden, weight.t(), out=out)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if temperature != 1:
+        logits.div_(temperature)
     return logits.sub_(logits.amax(-1, keepdim=True))
+
+
+def softmax_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_v exp(z_v) and the mean of z under softmax(z), (C, 1) each."""
+    total, weighted = logits.new_zeros(2, len(logits), 1)
+    for z in logits.split(SLICE, dim=1):
+        exp = z.exp()
+        total += exp.sum(-1, keepdim=True)
+        weighted += torch.linalg.vecdot(exp, z)[:, None]
+    return total, weighted / total
 
 
 def vocabulary_score(
@@ -45,14 +63,13 @@ def vocabulary_score(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy (nats) of each distribution: hidden (N, D) -> two (N,) tensors."""
     logprobs, entropy = [], []
+    buffer = hidden.new_empty(min(chunk, len(hidden)), len(weight))
     for h, y in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        logits = head_logits(h, weight, bias, temperature)  # (C, V)
-        chosen = logits.gather(1, y[:, None])[:, 0]
-        exp = logits.exp()
-        total = exp.sum(-1)
-        mean_logit = torch.linalg.vecdot(exp, logits) / total
-        logprobs.append(chosen - total.log())
-        entropy.append(total.log() - mean_logit)
+        logits = head_logits(h, weight, bias, temperature, buffer)  # (C, V)
+        total, mean_logit = softmax_moments(logits)
+        log_total = total.log()
+        logprobs.append((logits.gather(1, y[:, None]) - log_total)[:, 0])
+        entropy.append((log_total - mean_logit)[:, 0])  # H = log sum exp(z) - E z
     return torch.cat(logprobs), torch.cat(entropy)
 
 
@@ -68,28 +85,31 @@ def vocabulary_backward(
 ) -> Tensor:
     """Gradient with respect to `hidden` (N, D); the head's own gradient is added to `head.weight.grad`.
 
-    d logp(y)/dz = onehot(y) - p and dH/dz = -p (log p + H), z the logits after temperature. `weight` is
+    d logp(y)/dz = onehot(y) - p and dH/dz = -p (log p + H) = -p (z - E z), z the logits after temperature. `weight` is
     `head.weight` in the dtype that the forward pass computes in.
     """
+    if head.weight.grad is None:
+        head.weight.grad = torch.zeros_like(head.weight)
     grad_hidden = torch.empty_like(hidden)
+    buffer = hidden.new_empty(min(chunk, len(hidden)), len(weight))
     for start in range(0, len(hidden), chunk):
         part = slice(start, start + chunk)
         h, y, g = hidden[part], targets[part, None], grad_logprobs[part, None]
-        logits = head_logits(h, weight, head.bias, temperature)  # (C, V)
+        logits = head_logits(h, weight, head.bias, temperature, buffer)  # (C, V), overwritten by its gradient
         if grad_entropy is None:
             grad = logits.exp_()
             grad.mul_(-g / grad.sum(-1, keepdim=True))
         else:
-            exp = logits.exp()
-            total = exp.sum(-1, keepdim=True)
-            mean_logit = torch.linalg.vecdot(exp, logits)[:, None] / total
-            # log p + H = (z - log total) + (log total - E z) = z - E z
-            grad = logits.sub_(mean_logit).mul_(grad_entropy[part, None]).add_(g).mul_(exp.mul_(-1 / total))
+            total, mean_logit = softmax_moments(logits)
+            for z in logits.split(SLICE, dim=1):
+                p = z.exp().div_(-total)
+                z.sub_(mean_logit).mul_(grad_entropy[part, None]).add_(g).mul_(p)
+            grad = logits
         grad.scatter_add_(1, y, g)
-        grad = grad.div_(temperature).to(h.dtype)
-        grad_hidden[part] = grad @ weight
-        if head.weight.grad is None:
-            head.weight.grad = torch.zeros_like(head.weight)
+        if temperature != 1:
+            grad.div_(temperature)
+        grad = grad.to(h.dtype)
+        torch.mm(grad, weight, out=grad_hidden[part])
         if h.dtype == head.weight.dtype:
             head.weight.grad.addmm_(grad.t(), h)
         else:  # bfloat16 compute, float32 accumulation
@@ -99,7 +119,7 @@ def vocabulary_backward(
     return grad_hidden
 
 
-# --- The policy -------------------------------------------------------------------------------------------------
+# --- The policy -------------------------------------------------------------------------------------------------------
 
 
 class Pass(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from common import InputError
 from common.policy import Policy
@@ -86,10 +86,11 @@ class TransformersSampler:
         self.policy = policy
         with torch.no_grad(), policy.autocast():
             probe = policy.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=policy.device), use_cache=True)
-        cache = probe.past_key_values
-        if not isinstance(cache, DynamicCache):
-            raise InputError("this model keeps no ordinary key-value cache, which the transformers sampler needs")
-        self.cache_bytes_per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        layers = getattr(getattr(probe, "past_key_values", None), "layers", [])
+        # A recurrent state cannot be thinned out row by row, and left padding would flow into it.
+        if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+            raise InputError("this model keeps no plain key-value cache, which the transformers sampler needs")
+        self.cache_bytes_per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
     def sync(self) -> None:
         """The policy's model is the sampler's model."""
