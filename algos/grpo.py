@@ -207,12 +207,12 @@ if __name__ == "__main__":
             policy.restore(run.checkpoint, run.saved["optimizer"])
         sampler = make_sampler(args.backend, policy)
         verifier, eval_verifier = Verifier(args.reward_mode, args.seed), Verifier()
+        run.start()
     stream = ProblemStream(train_problems, args.seed)
     stream.cursor = run.saved.get("cursor", 0)
     state = run.saved.get("state", {})  # the algorithm's own memory: plain numbers, saved with every checkpoint
     skipped_in_a_row = run.saved.get("skipped_in_a_row", 0)
     measure = partial(evaluate, sampler, eval_verifier, eval_problems, args)
-    run.start()
     if run.due(args.eval_every, 0) and not run.checkpoint:
         run.log(0, measure())
 
@@ -264,7 +264,7 @@ if __name__ == "__main__":
                     grad_norms.append(grad_norm)
                     changed |= math.isfinite(grad_norm)
                     skipped_in_a_row = 0 if math.isfinite(grad_norm) else skipped_in_a_row + 1
-                    if skipped_in_a_row == 3:
+                    if skipped_in_a_row >= 3:
                         run.fail("three updates in a row had no finite loss or gradient; try a lower --learning-rate")
                     stats |= {"policy/loss": loss.item()} | update_metrics(mb, logprobs.detach(), *grads)
                     for key, value in stats.items():  # every mean is over tokens, so minibatches weigh by theirs

@@ -168,7 +168,7 @@ if __name__ == "__main__":
     record = {
         "made_by": "python -m benchmarks.pretrain_tiny",
         "arguments": {k: v for k, v in asdict(args).items() if k != "out"},
-        "environment": {k: v for k, v in environment().items() if k not in ("command", "gpu")},
+        "environment": {k: v for k, v in environment().items() if k not in ("command", "device")},
         "parameters": model.num_parameters(),
         "loss_nats_per_token": round(loss, 4),
         "seconds": round(time.time() - started),

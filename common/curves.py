@@ -89,13 +89,15 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
             )
             name = f"held out, {averages.removeprefix('eval/')}"
             reward.errorbar(steps, values, bars, fmt="o", color=ORANGE, markersize=4, capsize=2, label=name)
-        reward.legend(loc="best")
+        if reward.get_legend_handles_labels()[0]:
+            reward.legend(loc="best")
 
         entropy.set_title("Policy entropy (nats per token)")
         draw_line(entropy, records, "policy/entropy", INK, "all responses")
         draw_line(entropy, records, "policy/entropy_right", GREEN, "right")
         draw_line(entropy, records, "policy/entropy_wrong", RED, "wrong")
-        entropy.legend(loc="best")
+        if entropy.get_legend_handles_labels()[0]:
+            entropy.legend(loc="best")
 
         length.set_title("Response length (tokens)")
         draw_line(length, records, "rollout/response_length", BLUE)

@@ -329,8 +329,8 @@ class Policy:
 
 def check_device(device: str) -> None:
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()  # "meta" allocates but holds no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {device!r} cannot be used ({reason}); try --device cpu") from None
 
@@ -345,7 +345,10 @@ def load_model(name: str) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # whatever a damaged, foreign or unreachable model makes the library raise
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"model {name!r} cannot be loaded as a causal language model: {reason}") from None
+        raise InputError(
+            f"model {name!r} cannot be loaded as a causal language model ({reason}); "
+            "use a directory or hub id with its config.json and whole weights"
+        ) from None
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
         raise InputError(f"model {name!r} lacks weights that a causal language model needs: {', '.join(missing[:3])}")

@@ -12,6 +12,7 @@ A run directory holds args.json, env.json, metrics.jsonl (one object a step), sa
 checkpoints/step-000050/, each of which `from_pretrained` loads and each of which is written whole or not at all.
 """
 
+import atexit
 import dataclasses
 import json
 import math
@@ -70,7 +71,13 @@ def parse_args(args_class: type) -> Any:
     saved = read_json(Path(args.resume) / "args.json", args.resume)
     known = {field.name for field in dataclasses.fields(args_class)}
     if unknown := sorted(saved.keys() - known - {"algorithm"}):
-        raise InputError(f"cannot resume {args.resume}: it was made with flags this script lacks: {', '.join(unknown)}")
+        raise InputError(
+            f"cannot resume {args.resume}: it was made with flags this script lacks ({', '.join(unknown)}); "
+            "use the script that made it"
+        )
+    for field in dataclasses.fields(args_class):
+        if type(field.default) in (int, float, bool) and type(saved.get(field.name)) is not type(field.default):
+            raise InputError(f"cannot resume {args.resume}: args.json is damaged at {field.name}; start a new run")
     saved = {key: value for key, value in saved.items() if key in known} | {"resume": args.resume}
     return tyro.cli(args_class, default=args_class(**saved))
 
@@ -95,13 +102,20 @@ def check_args(args: Any) -> None:
 
 def read_json(path: Path, run: str) -> dict:
     try:
-        return json.loads(path.read_text())
+        if isinstance(record := json.loads(path.read_text()), dict):
+            return record
+        reason = "not an object"
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot resume {run}: {path.name} is missing or damaged ({type(error).__name__})") from None
+        reason = type(error).__name__
+    raise InputError(f"cannot resume {run}: {path.name} is missing or damaged ({reason}); name a run directory")
 
 
 def check_writable(directory: Path) -> None:
     """Whether a run directory can be made here, found out without making it."""
+    try:
+        directory.exists()
+    except OSError as error:
+        raise InputError(f"--output-dir {directory} cannot be written ({error.strerror}); use another place") from None
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--output-dir {directory} is a file; name a directory")
     if (directory / "args.json").exists():
@@ -174,6 +188,8 @@ class Run:
         self.signal: int | None = None
         self.failure: str | None = None
         self.stopping = False
+        self.unsaved = False  # whether the newest checkpoint could not be written
+        self.curves_are_old = True
         if args.track:
             try:
                 import wandb
@@ -187,7 +203,8 @@ class Run:
         recorded = read_json(directory / "args.json", args.resume)
         if recorded.get("algorithm") != self.algorithm:
             raise InputError(
-                f"cannot resume {directory}: it is a run of {recorded.get('algorithm')}, not {self.algorithm}"
+                f"cannot resume {directory}: it is a run of {recorded.get('algorithm')}, not {self.algorithm}; "
+                f"use algos/{recorded.get('algorithm')}.py"
             )
         changed = [k for k, v in vars(args).items() if k not in MAY_CHANGE and recorded.get(k) != v]
         if changed:
@@ -200,16 +217,21 @@ class Run:
         self.checkpoint = found[-1]
         try:
             self.saved = torch.load(self.checkpoint / STATE_FILE, weights_only=True)
+            self.first_step = self.saved["step"] + 1
+            self.saved["optimizer"]
         except Exception as error:  # unpickling a damaged file can raise almost anything
             raise InputError(
                 f"cannot resume {directory}: {self.checkpoint.name}/{STATE_FILE} is missing or damaged "
                 f"({type(error).__name__}); remove {self.checkpoint} to resume from the one before"
             ) from None
-        self.first_step = self.saved["step"] + 1
 
     def start(self) -> None:
         """Create the directory, or cut a resumed run's records back to its checkpoint; begin to watch for signals."""
-        (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.directory / "checkpoints").mkdir(parents=True, exist_ok=self.checkpoint is not None)
+        except OSError as error:
+            place = f"--output-dir {self.directory}"
+            raise InputError(f"{place} cannot be created ({error.strerror}); use another place") from None
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.directory / name
             lines = path.read_text().splitlines() if path.exists() else []
@@ -222,7 +244,7 @@ class Run:
             signal.signal(number, self._on_signal)
         if self.args.track:
             # Without an account wandb would stop to ask for one: record offline then, for `wandb sync` later.
-            known = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
+            known = os.environ.get("WANDB_MODE") or self.wandb.login(prompt=False)
             self.tracker = self.wandb.init(
                 project=self.args.wandb_project_name,
                 name=self.directory.name,
@@ -236,13 +258,14 @@ class Run:
             columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
             self.progress = Progress(*columns, console=self.console)
             self.progress.start()
+            atexit.register(self.progress.stop)  # shows the cursor again, however the process ends
             self.bar = self.progress.add_task("", total=self.args.num_steps, completed=self.first_step - 1)
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.signal is not None:  # asked twice: stop now
             raise SystemExit(128 + number)
         self.signal = number
-        self.console.print(f"{signal.Signals(number).name}: finishing this step, then saving (again to stop at once)")
+        self.print(f"{signal.Signals(number).name}: finishing this step, then saving (again to stop at once)")
 
     def steps(self) -> Iterator[int]:
         """Step numbers, 1-based, until the last one or until `ends` has said that this one is."""
@@ -272,11 +295,12 @@ class Run:
         if self.progress:
             self.progress.update(self.bar, completed=step, description=line)
         else:
-            self.console.print(f"step {step}/{self.args.num_steps}  {line}", soft_wrap=True, markup=False)
-        if any(key.startswith("eval/") for key in clean):
-            draw_curves(self.directory / "metrics.jsonl", self.directory / "curves.png", self.directory.name)
+            self.print(f"step {step}/{self.args.num_steps}  {line}")
+        self.curves_are_old = not any(key.startswith("eval/") for key in clean)
+        if not self.curves_are_old:
+            self._draw_curves()
             if self.progress:
-                self.progress.console.print(f"step {step}  {line}", soft_wrap=True)
+                self.print(f"step {step}  {line}")
 
     def log_samples(self, step: int, samples: list, batch: dict, most: int = 4) -> None:
         """Append a few of the step's responses to samples.jsonl, spread over its prompts."""
@@ -293,11 +317,15 @@ class Run:
                 "reason": sample.verdict.reason,
                 "length": len(sample.response.token_ids),
                 "truncated": sample.response.truncated,
-                "entropy": means[row].item(),
+                "entropy": means[row].item() if means[row].isfinite() else None,
             }
             append_line(self.directory / "samples.jsonl", record)
 
+    def _draw_curves(self) -> None:
+        draw_curves(self.directory / "metrics.jsonl", self.directory / "curves.png", self.directory.name)
+
     def print(self, text: str) -> None:
+        """A line above the progress bar, if there is one."""
         (self.progress.console if self.progress else self.console).print(text, soft_wrap=True, markup=False)
 
     # --- Checkpoints ---
@@ -322,7 +350,9 @@ class Run:
         except Exception as error:  # the writers of weights and state raise different types when a disk is full
             shutil.rmtree(partial, ignore_errors=True)
             self.print(f"warning: no checkpoint at step {step}, the previous one is kept ({error})")
+            self.unsaved = True
             return
+        self.unsaved = False
         for old in sorted(final.parent.glob("step-*"))[:-2]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -335,15 +365,18 @@ class Run:
         """Draw the curves and leave: returns after the last step, exits 1 after `fail`, 130 or 143 after a signal."""
         if self.progress:
             self.progress.stop()
-        draw_curves(self.directory / "metrics.jsonl", self.directory / "curves.png", self.directory.name)
+        if self.curves_are_old:
+            self._draw_curves()
         if self.tracker:
             self.tracker.finish()
-        self.console.print(f"{self.directory}: metrics.jsonl, samples.jsonl, curves.png, checkpoints/", soft_wrap=True)
+        self.print(f"{self.directory}: metrics.jsonl, samples.jsonl, curves.png, checkpoints/")
+        if self.unsaved and self.failure is None:
+            self.failure = f"the last checkpoint could not be written to {self.directory}; free some space there"
         if self.failure is not None:
             print(f"error: {self.failure}", file=sys.stderr)
             raise SystemExit(1)
         if self.signal is not None:
-            self.console.print(f"stopped; go on with --resume {self.directory}", soft_wrap=True)
+            self.print(f"stopped; go on with --resume {self.directory}")
             raise SystemExit(128 + self.signal)
 
 
@@ -368,26 +401,28 @@ def dense_line(latest: dict[str, float]) -> str:
 def environment() -> dict:
     """Versions, device, commit and command: what one needs to run this again."""
     root = Path(__file__).resolve().parents[1]
-    commit = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    command = ["git", "-C", root, "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {
         "command": [sys.executable, *sys.argv],
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or None,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.platform(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
     }
 
 
 def is_record(line: str) -> bool:
     """Whether a line is whole: a killed run may leave half of one behind."""
     try:
-        return "step" in json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return False
+    return isinstance(record, dict) and "step" in record
 
 
 def append_line(path: Path, record: dict) -> None:

@@ -11,8 +11,9 @@ from algos.grpo import Args, assign_credit, policy_loss
 # seq-mean-token-mean, clip 0.2/0.2. No ratio is high enough for verl's dual clip to act.
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
 REWARDS = torch.tensor([1.0, 0.0, 0.0, 1.0])
-OLD = torch.tensor([[-0.10, -2.0, -0.50, -4.0], [-0.20, -1.0, -0.05, 0], [-3.0, -0.30, -0.70, -0.40], [-0.60, -0.10, 0, 0]])
-NEW = torch.tensor([[-0.05, -1.5, -0.55, -5.5], [-0.25, -0.70, -0.05, 0], [-4.5, -0.60, -0.71, -0.39], [-0.30, -0.40, 0, 0]])
+OLD = [[-0.10, -2.0, -0.50, -4.0], [-0.20, -1.0, -0.05, 0], [-3.0, -0.30, -0.70, -0.40], [-0.60, -0.10, 0, 0]]
+NEW = [[-0.05, -1.5, -0.55, -5.5], [-0.25, -0.70, -0.05, 0], [-4.5, -0.60, -0.71, -0.39], [-0.30, -0.40, 0, 0]]
+OLD, NEW = torch.tensor(OLD), torch.tensor(NEW)
 
 
 def golden_batch() -> dict:

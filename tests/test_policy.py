@@ -83,9 +83,10 @@ def grads_by_policy(policy: Policy, batch: dict, *grads: Tensor) -> dict[str, Te
 # --- I2: the two-stage gradient is the gradient -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize(("kind", "tied"), MODELS)
-def test_score_is_log_softmax_and_its_entropy(kind: str, tied: bool) -> None:
-    policy, batch = tiny_policy(kind, tied, F64, temperature=0.7), make_batch(random_samples())
+def test_score_is_log_softmax_and_its_entropy(kind: str, tied: bool, temperature: float) -> None:
+    policy, batch = tiny_policy(kind, tied, F64, temperature=temperature), make_batch(random_samples())
     expected = plain_score(policy, batch)
     for actual, plain in zip(policy.score(batch), expected, strict=True):
         assert actual.dtype == F64 and not actual.requires_grad
@@ -95,9 +96,11 @@ def test_score_is_log_softmax_and_its_entropy(kind: str, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "tied"), MODELS)
-@pytest.mark.parametrize("terms", ["logprobs", "entropy", "both", "zero entropy"])
-def test_backward_equals_autograd(kind: str, tied: bool, terms: str) -> None:
-    policy, batch = tiny_policy(kind, tied, F64, temperature=0.7), make_batch(random_samples())
+@pytest.mark.parametrize(
+    ("terms", "temperature"), [("logprobs", 0.7), ("entropy", 0.7), ("both", 0.7), ("zero entropy", 1.0), ("both", 1.0)]
+)
+def test_backward_equals_autograd(kind: str, tied: bool, terms: str, temperature: float) -> None:
+    policy, batch = tiny_policy(kind, tied, F64, temperature=temperature), make_batch(random_samples())
     g, h = random_grads(batch)
     g = torch.zeros_like(g) if terms == "entropy" else g
     h = torch.zeros_like(h) if terms in ("logprobs", "zero entropy") else h
@@ -183,10 +186,13 @@ def whole() -> tuple[Policy, Args, dict, tuple]:
     return policy, args, batch, pass_over(policy, batch, args)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 10**9])
+@pytest.mark.parametrize(("chunk", "vocabulary_slice"), [(1, 100), (7, 258), (7, 1), (10**9, 100)])
 @pytest.mark.parametrize("micro_batch_tokens", [1, 50, 10**9])
-def test_micro_batches_and_chunks_change_nothing(whole: tuple, micro_batch_tokens: int, chunk: int) -> None:
+def test_micro_batches_and_chunks_change_nothing(
+    whole: tuple, micro_batch_tokens: int, chunk: int, vocabulary_slice: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy, args, batch, expected = whole
+    monkeypatch.setattr(common.policy, "SLICE", vocabulary_slice)
     policy = copy.copy(policy)
     policy.micro_batch_tokens, policy.chunk = micro_batch_tokens, chunk
     assert_same_pass(pass_over(policy, batch, args), expected)

@@ -185,7 +185,7 @@ def test_arguments_and_environment_of_a_run(finished, tiny_checkpoint, task):
     environment = json.loads((finished.directory / "env.json").read_text())
     assert environment["torch"] == torch.__version__
     assert environment["command"][1:3] == [str(SCRIPT), "--num-steps"]
-    assert {"commit", "gpu", "python", "transformers", "started", "machine"} <= environment.keys()
+    assert {"commit", "device", "python", "transformers", "started", "machine"} <= environment.keys()
 
 
 def test_samples_of_a_run(finished):
