@@ -92,6 +92,7 @@ GOLD = "3*7=21,21+5=26"
         ("8/4=2,2*5=10", "5*8=40,40/4=10"),
         ("4/4=1,4*1=4", "4*4=16,16/4=4"),
         ("2+2=4,4+4=8", "2*2=4,4+4=8"),
+        (f"{10**30}*{10**29}={10**59},{10**59}-1={10**59 - 1}", f"{10**29}*{10**30}={10**59},{10**59}-1={10**59 - 1}"),
         ("3-7=-4,-4+30=26", "30+3=33,33-7=26"),
         ("5-5=0,0+3=3", "5/5=1,1*3=3"),
         ("3--4=7,7+1=8", "3--4=7,7+1=8"),
@@ -273,6 +274,7 @@ def test_exact(response, gold, right):
         ("- 5", "-5"),
         ("0/7", "0"),
         ("9" * 40, "9" * 40),
+        ("x" * 5000, "x" * 5000),
         ("x + 1", "x+1"),
         ("$x+1$", "x + 1"),
         ("(1, 2)", "( 1,2 )"),
@@ -307,6 +309,7 @@ def test_math_equal(answer, gold):
         ("1/0", "0"),
         ("0/0", "0"),
         (r"2\frac{1}{2}", "21/2"),
+        (r"2\frac{1}{2}", "1/2"),
         (r"1\frac{1}{2}3", "11/23"),
         ("1e3", "1000"),
         ("10^3", "1000"),
@@ -431,7 +434,7 @@ BAIT = {
     "boxed, open": "\\boxed{" + "{" * MEGA,
     "boxed, closed": "\\boxed{" + "}" * MEGA,
     "boxed, nested": "\\boxed{" + "{" * 100_000 + "}" * 100_001,
-    "boxed, alternating": "\\boxed{" + "{}" * (MEGA // 2),
+    "boxed, alternating": "\\boxed{" + "{}" * 100_000,
     "boxed, backslashes": "\\boxed{" + "\\" * MEGA,
     "boxed many": "\\boxed{" * 100_000,
     "boxed many, closed": "\\boxed{" * 100_000 + "}" * 100_000,
@@ -534,6 +537,12 @@ def test_random_rewards_are_fair_and_repeat():
     assert 0.46 < sum(first) / 2000 < 0.54 and set(first) == {0.0, 1.0}
     other = tosses(1, problems, responses)
     assert 0.4 < sum(a == b for a, b in zip(first, other, strict=True)) / 2000 < 0.6
+
+
+def test_random_rewards_are_pinned():
+    """Locks them: a resumed run, in another process, meets the same ones."""
+    problems = [Problem("?", "1", f"t-{i // 4}", "exact") for i in range(16)]
+    assert "".join(f"{toss:.0f}" for toss in tosses(7, problems, ["1"] * 16)) == "0100010010100000"
 
 
 @pytest.mark.parametrize("what", ["problem", "position", "response"])
