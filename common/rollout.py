@@ -8,12 +8,15 @@ A sampler draws from exactly softmax(logits / temperature): no top-p, no top-k, 
 generation config says. Responses come prompt-major: response `g` of prompt `p` is `responses[p * n + g]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.masking_utils import sdpa_mask
 
 from common import InputError
 from common.policy import Policy
@@ -76,6 +79,42 @@ def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)
 
 
+def one_token_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention of one new token a row: query (R, H, 1, d), key, value (R, K, L, d), mask (R, 1, 1, L) -> (R, 1, H, d).
+
+    The heads that share keys are one matrix product with them. The library's way copies the whole cache for each of
+    them first, at every step, wherever there is a mask; on a CPU that is half the cost of attention.
+    """
+    rows, heads, _, width = query.shape
+    scores = (query.reshape(rows, key.shape[1], -1, width) * scaling) @ key.transpose(-1, -2)  # (R, K, H/K, L)
+    if attention_mask is not None:
+        scores.masked_fill_(~attention_mask, -torch.inf)
+    return (scores.softmax(-1) @ value).view(rows, 1, heads, width), None
+
+
+AttentionInterface.register("one_token", one_token_attention)
+AttentionMaskInterface.register("one_token", sdpa_mask)
+
+
+@contextmanager
+def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Run the model with another of the registered attention functions."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
 class TransformersSampler:
     """A key-value cached sampling loop over any causal LM, with the policy's own weights: `sync` has nothing to do.
 
@@ -90,6 +129,9 @@ class TransformersSampler:
         # A recurrent state cannot be thinned out row by row, and left padding would flow into it.
         if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
             raise InputError("this model keeps no plain key-value cache, which the transformers sampler needs")
+        plain = all(type(layer) is DynamicLayer for layer in layers)  # no sliding windows
+        lean = policy.device.type == "cpu" and plain and policy.model.config._attn_implementation == "sdpa"
+        self.decode_attention = "one_token" if lean else policy.model.config._attn_implementation
         self.cache_bytes_per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
     def sync(self) -> None:
@@ -148,13 +190,14 @@ class TransformersSampler:
             visible, position = visible.repeat_interleave(repeat, 0), positions[:, -1:].repeat_interleave(repeat, 0)
             for t in range(limit):
                 if t > 0:
-                    output = model(
-                        input_ids=tokens[alive, t - 1, None],
-                        attention_mask=visible if ragged else None,
-                        position_ids=position,
-                        past_key_values=cache,
-                        use_cache=True,
-                    )
+                    with attention(model, self.decode_attention):
+                        output = model(
+                            input_ids=tokens[alive, t - 1, None],
+                            attention_mask=visible if ragged else None,
+                            position_ids=position,
+                            past_key_values=cache,
+                            use_cache=True,
+                        )
                     logits = output.logits
                 scaled = logits[:, -1].float() / temperature  # (alive rows, V)
                 distribution = scaled.log_softmax(-1)

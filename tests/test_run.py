@@ -648,7 +648,7 @@ def test_tracker_gets_what_exists(monkeypatch, make_run, no_curves):
     """Against a stand-in: what is sent, under which name, and that an account is never asked for."""
     calls = []
     tracker = SimpleNamespace(log=lambda *a, **k: calls.append((a, k)), finish=lambda: calls.append("finish"))
-    wandb = SimpleNamespace(init=lambda **k: calls.append(k) or tracker)
+    wandb = SimpleNamespace(init=lambda **k: calls.append(k) or tracker, login=lambda prompt: False)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
