@@ -70,7 +70,7 @@ from common.verifier import Verifier
 class Args:
     # Run
     seed: int = 1
-    num_steps: int = 100
+    num_steps: int = 90
     """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
     output_dir: str | None = None
     """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
@@ -122,7 +122,7 @@ class Args:
     # Evaluation
     eval_task: str | None = None
     """by default problems held out from task"""
-    eval_every: int = 25
+    eval_every: int = 30
     """steps between evaluations, which also come before the first step and at the end; 0: none"""
     eval_problems: int = 64
     eval_samples: int = 32

@@ -43,7 +43,7 @@ def run_seed(args: Args, seed: int, results: Path) -> None:
         return
     threads = max(1, (os.cpu_count() or 1) // args.parallel)
     with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary) / "run"
+        directory = Path(temporary) / f"{args.algorithm}, seed {seed}"
         script = ["algos/" + args.algorithm + ".py", "--seed", str(seed), "--output-dir", str(directory), *args.flags]
         started = time.time()
         subprocess.run(
