@@ -33,7 +33,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# Before common, which would set OMP_WAIT_POLICY: here that is for the process to decide that starts this one.
 import torch
 import torch.nn.functional as F
 import transformers

@@ -85,7 +85,7 @@ def one_token_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float,
+    scaling: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention of one new token a row: query (R, H, 1, d), key, value (R, K, L, d), mask (R, 1, 1, L) -> (R, 1, H, d).
@@ -94,7 +94,8 @@ def one_token_attention(
     them first, at every step, wherever there is a mask; on a CPU that is half the cost of attention.
     """
     rows, heads, _, width = query.shape
-    scores = (query.reshape(rows, key.shape[1], -1, width) * scaling) @ key.transpose(-1, -2)  # (R, K, H/K, L)
+    query = query.reshape(rows, key.shape[1], -1, width) * (width**-0.5 if scaling is None else scaling)
+    scores = query @ key.transpose(-1, -2)  # (R, K, H/K, L)
     if attention_mask is not None:
         scores.masked_fill_(~attention_mask, -torch.inf)
     return (scores.softmax(-1) @ value).view(rows, 1, heads, width), None

@@ -115,6 +115,45 @@ def test_generate_equals_the_slow_loop(kind: str, tied: bool, temperature: float
     assert 1 in lengths and len(lengths) > 5  # rows ended all along the way
 
 
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
+GROUPED = SHAPE | {"intermediate_size": 48, "num_key_value_heads": 2}
+NARROW_VALUES = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (transformers.MistralConfig, GROUPED | {"sliding_window": 4}),
+        (transformers.GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),  # learned positions
+        (transformers.BloomConfig, {"hidden_size": 32, "n_layer": 2, "n_head": 4}),  # ALiBi
+        (transformers.FalconConfig, SHAPE),  # one key for all heads; calls the attention kernels itself
+        (transformers.FalconConfig, SHAPE | {"alibi": True}),
+        (transformers.DeepseekV3Config, GROUPED | NARROW_VALUES),  # values narrower than keys
+    ],
+    ids=["sliding window", "gpt2", "bloom", "falcon", "falcon alibi", "deepseek"],
+)
+def test_other_architectures(config: type, options: dict) -> None:
+    """What differs between causal models lies in the attention: sampler, slow loop and trainer still agree."""
+    small = {"vocab_size": 16, "initializer_range": 0.2, "eos_token_id": [3, 5], "pad_token_id": None}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config(**small, bos_token_id=None, **options))
+    policy = Policy(model, byte_tokenizer(), temperature=0.7)
+    prompts, n = PROMPTS[1:], 2
+    responses = generate(policy, prompts, n, 0.7, max_new_tokens=10)
+    assert_same_responses(responses, slow_generate(policy, prompts, uniform_noise(7, len(prompts), n, 10), 0.7))
+    rows = zip([p for p in prompts for _ in range(n)], responses, strict=True)
+    batch = make_batch([sample_of(prompt, r.token_ids, r.logprobs) for prompt, r in rows])
+    torch.testing.assert_close(policy.score(batch)[0], batch["rollout_logprobs"], rtol=0, atol=1e-4)
+
+
 def test_each_prompt_alone_gives_the_same() -> None:
     policy = small()
     sampler = TransformersSampler(policy)
