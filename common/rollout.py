@@ -98,7 +98,7 @@ def one_token_attention(
     scores = query @ key.transpose(-1, -2)  # (R, K, H/K, L)
     if attention_mask is not None:
         scores.masked_fill_(~attention_mask, -torch.inf)
-    return (scores.softmax(-1) @ value).view(rows, 1, heads, width), None
+    return (scores.softmax(-1) @ value).view(rows, 1, heads, value.shape[-1]), None
 
 
 AttentionInterface.register("one_token", one_token_attention)
@@ -116,6 +116,34 @@ def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
         model.config._attn_implementation = before
 
 
+@torch.no_grad()
+def takes_one_token_attention(policy: Policy) -> bool:
+    """Whether a padded decoding step gives the same logits either way: not every model picks its attention by name."""
+    model, logits = policy.model, []
+    usual = model.config._attn_implementation
+    if policy.device.type != "cpu" or usual != "sdpa":
+        return False
+    ids, mask = torch.tensor([[3, 4, 5, 6], [0, 0, 7, 8]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    try:
+        for implementation in (usual, "one_token"):
+            prompt = model(
+                input_ids=ids[:, :3], attention_mask=mask[:, :3], position_ids=positions[:, :3], use_cache=True
+            )
+            with attention(model, implementation):
+                step = model(
+                    input_ids=ids[:, 3:],
+                    attention_mask=mask,
+                    position_ids=positions[:, 3:],
+                    past_key_values=prompt.past_key_values,
+                    use_cache=True,
+                )
+            logits.append(step.logits)
+    except Exception:  # a model that cannot be run this way keeps its own
+        return False
+    return torch.allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
 class TransformersSampler:
     """A key-value cached sampling loop over any causal LM, with the policy's own weights: `sync` has nothing to do.
 
@@ -130,8 +158,8 @@ class TransformersSampler:
         # A recurrent state cannot be thinned out row by row, and left padding would flow into it.
         if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
             raise InputError("this model keeps no plain key-value cache, which the transformers sampler needs")
-        plain = all(type(layer) is DynamicLayer for layer in layers)  # no sliding windows
-        lean = policy.device.type == "cpu" and plain and policy.model.config._attn_implementation == "sdpa"
+        plain = all(type(layer) is DynamicLayer for layer in layers)  # a sliding window would not show in a few tokens
+        lean = plain and takes_one_token_attention(policy)
         self.decode_attention = "one_token" if lean else policy.model.config._attn_implementation
         self.cache_bytes_per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
