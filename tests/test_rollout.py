@@ -165,7 +165,9 @@ def test_each_prompt_alone_gives_the_same() -> None:
 
 def test_small_cache_budget_cuts_the_batch_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small()
-    whole = generate(policy)
+    sampler = TransformersSampler(policy)
+    whole = sampler.generate(PROMPTS, 4, 1.0, LIMIT, seed=7)
+    assert sampler.cache_bytes_per_token == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, float32
     prefills = []
 
     def note_prefill(module, args, kwargs, output) -> None:
@@ -173,15 +175,12 @@ def test_small_cache_budget_cuts_the_batch_and_nothing_else(monkeypatch: pytest.
             prefills.append(len(kwargs["input_ids"]))
 
     policy.model.base_model.register_forward_hook(note_prefill, with_kwargs=True)
-    bytes_per_token = TransformersSampler(policy).cache_bytes_per_token
-    assert bytes_per_token == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, float32
     # Room for two of the longest prompts with 4 responses each, and a budget below one prompt, which still works.
     for budget, batches in [(2 * 4 * (11 + LIMIT), [2, 2]), (1, [1, 1, 1, 1])]:
-        monkeypatch.setattr(common.rollout, "CACHE_BYTES", {"cpu": budget * bytes_per_token})
+        monkeypatch.setattr(common.rollout, "CACHE_BYTES", {"cpu": budget * sampler.cache_bytes_per_token})
         prefills.clear()
-        assert_same_responses(generate(policy), whole)
-        assert prefills[2:] == batches  # after the new sampler's own two; the prompt of one token is not counted
-        monkeypatch.undo()
+        assert_same_responses(sampler.generate(PROMPTS, 4, 1.0, LIMIT, seed=7), whole)
+        assert prefills == batches  # and a last one, of the prompt of one token
 
 
 def test_bfloat16_sampler_agrees_with_bfloat16_trainer() -> None:
