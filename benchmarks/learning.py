@@ -9,6 +9,7 @@ prints the table that the README shows. Finished seeds are kept, so an interrupt
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -81,7 +82,9 @@ if __name__ == "__main__":
     columns = {key: [row[key] for row in rows.values()] for key in rows[args.seeds[0]]}
     mean = {key: float(np.mean(values)) for key, values in columns.items()}
     spread = {key: float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for key, values in columns.items()}
-    summary = {"environment": environment(), "flags": args.flags, "seeds": rows, "mean": mean, "std": spread}
+    command = shlex.join(["python", "-m", "benchmarks.learning", *sys.argv[1:]])
+    made = {key: value for key, value in environment().items() if key != "command"}
+    summary = {"command": command, "environment": made, "flags": args.flags, "seeds": rows, "mean": mean, "std": spread}
     (results / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"mean ± standard deviation over seeds {', '.join(map(str, args.seeds))}\n")
     print("| | start | end |\n|---|---|---|")
