@@ -29,7 +29,6 @@ in the mean over responses and is counted in rollout/zero_std_ratio.
 import math
 import os
 import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,10 +41,10 @@ import torch
 from torch import Tensor
 
 from common.evaluate import evaluate
-from common.metrics import batch_metrics, update_metrics
+from common.metrics import batch_metrics, mean_of_updates, rollout_metrics, update_metrics
 from common.policy import Policy
 from common.rollout import check_lengths, make_batch, make_sampler, sample_groups, take_rows
-from common.run import Run, Timer, exit_on_bad_input, parse_args, random_seed
+from common.run import Run, Timer, exit_on_bad_input, parse_args, random_seed, warn_once
 from common.tasks import ProblemStream, load_problems
 from common.verifier import Verifier
 
@@ -234,6 +233,7 @@ if __name__ == "__main__":
             max_new_tokens=args.max_response_length,
             seed=random_seed(args.seed, step),
         )
+        metrics = rollout_metrics(samples, args.num_generations)
         # [/algo]
         batch = make_batch(samples)
 
@@ -242,15 +242,14 @@ if __name__ == "__main__":
             batch["old_logprobs"], batch["entropy"] = policy.score(batch)  # (B, T) each
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
-        metrics = batch_metrics(samples, batch, args.num_generations)
-        metrics |= assign_credit(batch, args, state)
+        metrics |= batch_metrics(batch) | assign_credit(batch, args, state)
 
         # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
-        sums, num_tokens, grad_norms, changed = defaultdict(float), 0, [], False
+        updates, changed = [], False
         with timer("update"):
             for _ in range(args.update_epochs):
                 groups = torch.arange(len(samples)).view(-1, args.num_generations)
-                for chosen in groups[torch.randperm(len(groups))].tensor_split(args.num_minibatches):
+                for chosen in groups[torch.randperm(len(groups))].tensor_split(min(args.num_minibatches, len(groups))):
                     mb = take_rows(batch, chosen.flatten())
                     # Until the first optimiser step the old values are the current ones, to the bit: the ratio is 1.
                     current = policy.score(mb) if changed else (mb["old_logprobs"].clone(), mb["entropy"].clone())
@@ -261,26 +260,18 @@ if __name__ == "__main__":
                     if loss.isfinite():
                         policy.backward(mb, *grads)
                         grad_norm = policy.step()  # leaves the parameters alone if the gradient is not finite
-                    grad_norms.append(grad_norm)
                     changed |= math.isfinite(grad_norm)
                     skipped_in_a_row = 0 if math.isfinite(grad_norm) else skipped_in_a_row + 1
+                    if skipped_in_a_row:
+                        warn_once("skipped an update without a finite loss or gradient; see policy/skipped_updates")
                     if skipped_in_a_row >= 3:
                         run.fail("three updates in a row had no finite loss or gradient; try a lower --learning-rate")
-                    stats |= {"policy/loss": loss.item()} | update_metrics(mb, logprobs.detach(), *grads)
-                    for key, value in stats.items():  # every mean is over tokens, so minibatches weigh by theirs
-                        sums[key] += value * mb["mask"].sum().item()
-                    num_tokens += mb["mask"].sum().item()
+                    stats |= {"policy/loss": loss.item(), "policy/grad_norm": grad_norm}
+                    updates.append(update_metrics(mb, logprobs.detach(), *grads) | stats)
             sampler.sync()
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
-        finite = [norm for norm in grad_norms if math.isfinite(norm)]
-        metrics |= {key: value / num_tokens for key, value in sums.items()}
-        metrics |= {
-            "policy/grad_norm": sum(finite) / len(finite) if finite else math.nan,
-            "policy/skipped_updates": len(grad_norms) - len(finite),
-            "policy/learning_rate": policy.learning_rate,
-            "tokens/trained": metrics["policy/trained_token_ratio"] * num_tokens,
-        }
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate}
         metrics |= timer.pop()
         if run.due(args.eval_every, step):
             metrics |= measure()

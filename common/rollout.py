@@ -73,7 +73,7 @@ def uniform_noise(seed: int, num_prompts: int, n: int, length: int) -> Tensor:
 
 def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
     """Invert the cumulative distribution: probabilities (R, V), noise (R,) in [0, 1) -> token ids (R,)."""
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    cumulative = probabilities.double().cumsum(-1)
     # Scaling by the last entry makes rounding in the sum harmless; right=True never picks a token of probability 0.
     threshold = noise[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)

@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,12 @@ def check_writable(directory: Path) -> None:
     parent = next(p for p in [directory, *directory.absolute().parents] if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"--output-dir {directory} cannot be written (no permission in {parent}); use another place")
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Say something on standard error, the first time it is said."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def random_seed(*parts: int) -> int:

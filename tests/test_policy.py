@@ -165,8 +165,7 @@ def test_grpo_minibatch_equals_autograd_through_the_model(
 def pass_over(policy: Policy, batch: dict, args: Args) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor], dict]:
     """Everything an update shows: scores, gradients, metrics."""
     grads, metrics = two_stage(policy, batch, args)
-    samples = random_samples()
-    return policy.score(batch), grads, metrics | batch_metrics(samples, batch, G)
+    return policy.score(batch), grads, metrics | batch_metrics(batch)
 
 
 def assert_same_pass(actual: tuple, expected: tuple) -> None:
@@ -222,7 +221,6 @@ def test_order_of_prompts_changes_nothing(whole: tuple) -> None:
     rows = torch.arange(len(batch["mask"])).view(-1, G)[torch.tensor([2, 0, 3, 1])].flatten()
     scores, grads, metrics = pass_over(policy, take_rows(batch, rows), args)
     back = rows.argsort()
-    # batch_metrics read the samples' verdicts in their old order, which count only as a whole.
     assert_same_pass((tuple(x[back] for x in scores), grads, metrics), expected)
 
 

@@ -96,7 +96,7 @@ def test_rollout_logprobs_are_those_of_score(kind: str, tied: bool, temperature:
     batch = make_batch(samples)
     batch["old_logprobs"], batch["entropy"] = policy.score(batch)
     torch.testing.assert_close(batch["rollout_logprobs"], batch["old_logprobs"], rtol=0, atol=1e-4)
-    metrics = batch_metrics(samples, batch, 3)
+    metrics = batch_metrics(batch)
     assert metrics["rollout/sampler_gap_mean"] <= metrics["rollout/sampler_gap_max"] < 1e-4
     # At another temperature they would be far apart.
     policy.temperature = 0.8

@@ -147,7 +147,7 @@ class StubPolicy:
 # --- One training run -----------------------------------------------------------------------------------------------
 
 STEP_KEYS = set(
-    """step rollout/reward rollout/response_length rollout/truncated_ratio rollout/zero_std_ratio
+    """step rollout/num_samples rollout/reward rollout/response_length rollout/truncated_ratio rollout/zero_std_ratio
     rollout/all_right_ratio rollout/all_wrong_ratio rollout/sampler_gap_mean rollout/sampler_gap_max policy/entropy
     policy/entropy_right policy/entropy_wrong policy/loss policy/approx_kl policy/clip_high_ratio
     policy/clip_low_ratio policy/trained_token_ratio policy/grad_norm policy/learning_rate policy/skipped_updates

@@ -1,0 +1,310 @@
+"""KL-Cov: hold back the tokens whose log-probability and advantage are extreme together, by a penalty on their change.
+
+Parent: dapo.py
+Paper: The Entropy Mechanism of RL for Reasoning Language Models (Cui et al., arXiv 2505.22617), Section 4.2. Over the N
+response tokens of a minibatch, with A_j and r_j as in GRPO and l_j the log-probability under the current policy:
+
+    Cov_j = (l_j - mean l) (A_j - mean A)                                                                      (Eq. 10)
+    I     = the floor(ratio N) tokens of largest Cov_j                                                         (Eq. 13)
+    J     = 1/N sum_j [ r_j A_j - 1[j in I] coef |l_j - l_old_j| ]                                             (Eq. 14)
+
+Eq. 14 has KL(pi_old, pi) there; the paper's listing and the authors' code put |l_j - l_old_j| for it, and so does this
+file. Its gradient has the size of coef wherever l_j has moved, and is 0 where it has not: the first update after a
+rollout is exactly the one without penalty, because `logprobs` are `old_logprobs` there, to the bit, and a strictly
+on-policy run (one update per rollout) never feels it. There is no PPO clip.
+
+The paper dropped all-right and all-wrong groups in every arm, its GRPO baseline included (Section 4.3): hence the
+parent, whose dynamic sampling this file keeps and whose charge for length it leaves out. Without it the quota fills
+with tokens of zero advantage.
+
+Differs from the authors' code, and from verl 0.9 where it was merged (loss_mode="kl_cov"):
+- Means, N and the quota are over the whole minibatch, as in the paper; there, over one GPU's micro-batch with at least
+  one token each. The quota is floor(ratio N) even where that is 0; a warning says so once. log-ratios are clamped.
+- --kl-cov-ratio is a fraction; the authors' k_percent is a percentage (7B: 0.2, which is 2e-3; 32B: 0.02). Either would
+  select next to nothing of the embedded model's minibatches of some 2,000 tokens: the default here is 2e-2, some forty.
+- verl's default coefficient is 0.1; the paper's and ours is 1.
+
+Which tokens: l <= 0, so a likely token of a good response cannot have a large covariance once entropy is low; the
+largest belong mostly to rare tokens of responses below their group's average (algo/selected_negative_ratio).
+
+    python algos/kl_cov.py
+    python algos/kl_cov.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-minibatches 8 \
+        --max-response-length 8192 --kl-cov-ratio 2e-3 --learning-rate 1e-6
+"""
+
+import math
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common.evaluate import evaluate
+from common.metrics import batch_metrics, mean_of_updates, rollout_metrics, update_metrics
+from common.policy import Policy
+from common.rollout import check_lengths, make_batch, make_sampler, sample_groups, take_rows
+from common.run import Run, Timer, exit_on_bad_input, parse_args, random_seed, warn_once
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   responses, answers        decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 90
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural task with knobs (countdown:numbers=4), or a .jsonl or .parquet file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """auto or hf: sample with the trained model itself"""
+    num_prompts: int = 64
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 30
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+
+    # [algo: args]
+    max_resample: int = 9
+    """further rounds of sampling a step to replace groups without spread; 0: keep every group"""
+    kl_cov_ratio: float = 2e-2
+    """share of a minibatch's tokens that is held back, a fraction (paper: 2e-3 at 7B, 2e-4 at 32B); 0: none"""
+    kl_cov_coef: float = 1.0
+    """weight of the penalty (verl: ppo_kl_coef); 0: none"""
+    beta = 0.0  # no KL to the initial policy: no reference model
+
+    def __post_init__(self) -> None:
+        if self.update_epochs * self.num_minibatches == 1:
+            warn_once("KL-Cov does nothing with one update per rollout, where its penalty is 0; see --num-minibatches")
+
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): each reward standardised inside its group, on every response token."""
+    rewards = batch["rewards"].view(-1, args.num_generations)  # (P, G)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
+    # Said outright: the mean of equal numbers can round, and 1e-6 would blow the rest up.
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    batch["loss_mask"] = batch["mask"]
+    batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
+    return {}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask = mb["advantages"], mb["loss_mask"]
+    log_ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20)
+    # Statistics of the whole minibatch, from the current policy; no gradient passes through them.
+    values, num_tokens = logprobs.detach(), mask.sum().item()
+    cov = (values - values[mask].mean()) * (advantages - advantages[mask].mean())  # Eq. 10
+    quota = int(args.kl_cov_ratio * num_tokens)
+    if quota == 0 and args.kl_cov_ratio > 0:
+        warn_once("--kl-cov-ratio is less than one token of a minibatch: nothing is held back; raise it")
+    top = cov.masked_fill(~mask, -torch.inf).flatten().topk(quota).indices  # Eq. 13
+    selected = torch.zeros_like(mask).flatten().index_fill(0, top, True).view(mask.shape)
+    token_loss = -log_ratio.exp() * advantages + args.kl_cov_coef * log_ratio.abs() * selected  # Eq. 14
+    loss = (token_loss * mask).sum() / num_tokens
+    ordered = cov[mask].sort().values
+    return loss, {
+        "algo/selected_ratio": quota / num_tokens,
+        "algo/selected_negative_ratio": (advantages[selected] < 0).double().mean().item(),
+        "algo/cov_p50": ordered[int(0.5 * (num_tokens - 1))].item(),
+        "algo/cov_p98": ordered[int(0.98 * (num_tokens - 1))].item(),
+        "algo/selected_penalty": log_ratio.detach().abs()[selected].mean().item(),
+    }
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with exit_on_bad_input():
+        args = parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, args.prompt_column, args.answer_column
+        )
+        policy = Policy.load(
+            args.model,
+            device=args.device,
+            temperature=args.temperature,
+            micro_batch_tokens=args.micro_batch_tokens,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            max_grad_norm=args.max_grad_norm,
+        )
+        check_lengths(policy, train_problems + eval_problems, args.max_response_length)
+        reference = policy.frozen_copy() if args.beta > 0 else None
+        if run.checkpoint:
+            policy.restore(run.checkpoint, run.saved["optimizer"])
+        sampler = make_sampler(args.backend, policy)
+        verifier, eval_verifier = Verifier(args.reward_mode, args.seed), Verifier()
+        run.start()
+    stream = ProblemStream(train_problems, args.seed)
+    stream.cursor = run.saved.get("cursor", 0)
+    state = run.saved.get("state", {})  # the algorithm's own memory: plain numbers, saved with every checkpoint
+    skipped_in_a_row = run.saved.get("skipped_in_a_row", 0)
+    measure = partial(evaluate, sampler, eval_verifier, eval_problems, args)
+    if run.due(args.eval_every, 0) and not run.checkpoint:
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        sampled, samples = [], []
+        for attempt in range(1 + args.max_resample):
+            fresh = sample_groups(
+                stream.take(args.num_prompts - len(samples) // args.num_generations),
+                sampler,
+                verifier,
+                timer,
+                n=args.num_generations,
+                temperature=args.temperature,
+                max_new_tokens=args.max_response_length,
+                seed=random_seed(args.seed, step, attempt),
+            )
+            sampled += fresh
+            for first in range(0, len(fresh), args.num_generations):
+                group = fresh[first : first + args.num_generations]
+                if args.max_resample == 0 or len({sample.verdict.reward for sample in group}) > 1:  # Eq. 11
+                    samples += group
+            if len(samples) == args.num_prompts * args.num_generations:
+                break
+        metrics = rollout_metrics(sampled, args.num_generations)
+        metrics["algo/sampling_rounds"] = attempt + 1
+        metrics["algo/trained_group_ratio"] = len(samples) / (args.num_prompts * args.num_generations)
+        samples = samples or fresh  # no mixed group at all: a step without gradient
+        # [/algo]
+        batch = make_batch(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+        metrics |= batch_metrics(batch) | assign_credit(batch, args, state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, changed = [], False
+        with timer("update"):
+            for _ in range(args.update_epochs):
+                groups = torch.arange(len(samples)).view(-1, args.num_generations)
+                for chosen in groups[torch.randperm(len(groups))].tensor_split(min(args.num_minibatches, len(groups))):
+                    mb = take_rows(batch, chosen.flatten())
+                    # Until the first optimiser step the old values are the current ones, to the bit: the ratio is 1.
+                    current = policy.score(mb) if changed else (mb["old_logprobs"].clone(), mb["entropy"].clone())
+                    logprobs, entropy = (x.requires_grad_() for x in current)  # (M, T) each
+                    loss, stats = policy_loss(logprobs, entropy, mb, args)
+                    grads = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True, materialize_grads=True)
+                    grad_norm = math.nan
+                    if loss.isfinite():
+                        policy.backward(mb, *grads)
+                        grad_norm = policy.step()  # leaves the parameters alone if the gradient is not finite
+                    changed |= math.isfinite(grad_norm)
+                    skipped_in_a_row = 0 if math.isfinite(grad_norm) else skipped_in_a_row + 1
+                    if skipped_in_a_row:
+                        warn_once("skipped an update without a finite loss or gradient; see policy/skipped_updates")
+                    if skipped_in_a_row >= 3:
+                        run.fail("three updates in a row had no finite loss or gradient; try a lower --learning-rate")
+                    stats |= {"policy/loss": loss.item(), "policy/grad_norm": grad_norm}
+                    updates.append(update_metrics(mb, logprobs.detach(), *grads) | stats)
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate}
+        metrics |= timer.pop()
+        if run.due(args.eval_every, step):
+            metrics |= measure()
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.ends(step) or run.due(args.save_every, step):
+            run.save(step, policy, {"cursor": stream.cursor, "state": state, "skipped_in_a_row": skipped_in_a_row})
+    run.finish()

@@ -1,0 +1,282 @@
+"""NSR and W-REINFORCE: push wrong answers down, and right answers up only a little.
+
+Parent: grpo.py
+Paper: The Surprising Effectiveness of Negative Reinforcement (Zhu et al., arXiv 2506.01347 v2), Section 3. With r = 1
+for a right and -1 for a wrong response:
+
+    J_PSR = E sum_(i: r_i = 1) pi(o_i | q)     J_NSR = -E sum_(i: r_i = -1) pi(o_i | q)     J = lambda J_PSR + J_NSR
+
+The equations are taken from notes on the paper and the authors' code (TianHongZXY/RLVR-Decomposed), which makes them a
+clipped surrogate with advantages
+
+    A_i = lambda      if o_i is right                     --positive-weight: 0 is NSR, 0.1 W-REINFORCE, 1 REINFORCE
+    A_i = -1          if o_i is wrong                     --positive-weight 1 --negative-weight 0 is PSR
+
+on every token, without group mean, standard deviation or KL, and averages over the tokens of the responses it keeps: of
+weight 0 none is kept. Right responses are then left out before the minibatches are cut in the authors' code, which
+makes fewer optimiser steps; here they stay in their groups, carry no gradient and cost no backward pass.
+
+A group whose rewards are all equal is trained on, unlike everywhere else: that is the method.
+
+Differs from the authors' code: their configuration adds an entropy bonus of 1e-3 in every run (the paper says 1e-4);
+--entropy-coef is 0 here, so that the method stands alone.
+
+Expect less than the name promises where every update is on-policy: adding the same number to all advantages of a prompt
+leaves the expected gradient as it is, so that PSR, NSR and REINFORCE then differ in variance and scale alone.
+
+    python algos/nsr.py
+    python algos/nsr.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --num-prompts 1024 --num-minibatches 4 \
+        --max-response-length 3072 --learning-rate 1e-6
+"""
+
+import math
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common.evaluate import evaluate
+from common.metrics import batch_metrics, mean_of_updates, rollout_metrics, update_metrics
+from common.policy import Policy
+from common.rollout import check_lengths, make_batch, make_sampler, sample_groups, take_rows
+from common.run import Run, Timer, exit_on_bad_input, parse_args, random_seed, warn_once
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   responses, answers        decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 90
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural task with knobs (countdown:numbers=4), or a .jsonl or .parquet file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """auto or hf: sample with the trained model itself"""
+    num_prompts: int = 64
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 30
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+
+    # [algo: args]
+    clip_ratio_low: float = 0.2
+    """eps below 1 (TRL: epsilon)"""
+    clip_ratio_high: float = 0.2
+    """eps above 1 (TRL: epsilon_high)"""
+    positive_weight: float = 0.1
+    """advantage of a right response (lambda; authors' code: positive_advantage_weight)"""
+    negative_weight: float = 1.0
+    """minus the advantage of a wrong response"""
+    entropy_coef: float = 0.0
+    """weight of an entropy bonus (verl: entropy_coeff); 0: none"""
+    beta = 0.0  # no KL: no reference model
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): one weight for right responses, one for wrong; no baseline."""
+    rewards = batch["rewards"]  # (B,), 0 or 1
+    advantages = args.positive_weight * rewards - args.negative_weight * (1 - rewards)
+    batch["loss_mask"] = batch["mask"] & (advantages != 0)[:, None]
+    batch["advantages"] = advantages[:, None] * batch["mask"]
+    return {}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask = mb["advantages"], mb["loss_mask"]
+    ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
+    clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
+    token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    token_loss = token_loss - args.entropy_coef * entropy
+    loss = (token_loss * mask).sum() / mask.sum().clamp(min=1)  # all tokens that are kept weigh the same
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    return loss, {
+        "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
+        "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
+    }
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with exit_on_bad_input():
+        args = parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, args.prompt_column, args.answer_column
+        )
+        policy = Policy.load(
+            args.model,
+            device=args.device,
+            temperature=args.temperature,
+            micro_batch_tokens=args.micro_batch_tokens,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            max_grad_norm=args.max_grad_norm,
+        )
+        check_lengths(policy, train_problems + eval_problems, args.max_response_length)
+        reference = policy.frozen_copy() if args.beta > 0 else None
+        if run.checkpoint:
+            policy.restore(run.checkpoint, run.saved["optimizer"])
+        sampler = make_sampler(args.backend, policy)
+        verifier, eval_verifier = Verifier(args.reward_mode, args.seed), Verifier()
+        run.start()
+    stream = ProblemStream(train_problems, args.seed)
+    stream.cursor = run.saved.get("cursor", 0)
+    state = run.saved.get("state", {})  # the algorithm's own memory: plain numbers, saved with every checkpoint
+    skipped_in_a_row = run.saved.get("skipped_in_a_row", 0)
+    measure = partial(evaluate, sampler, eval_verifier, eval_problems, args)
+    if run.due(args.eval_every, 0) and not run.checkpoint:
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        samples = sample_groups(
+            stream.take(args.num_prompts),
+            sampler,
+            verifier,
+            timer,
+            n=args.num_generations,
+            temperature=args.temperature,
+            max_new_tokens=args.max_response_length,
+            seed=random_seed(args.seed, step),
+        )
+        metrics = rollout_metrics(samples, args.num_generations)
+        # [/algo]
+        batch = make_batch(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+        metrics |= batch_metrics(batch) | assign_credit(batch, args, state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, changed = [], False
+        with timer("update"):
+            for _ in range(args.update_epochs):
+                groups = torch.arange(len(samples)).view(-1, args.num_generations)
+                for chosen in groups[torch.randperm(len(groups))].tensor_split(min(args.num_minibatches, len(groups))):
+                    mb = take_rows(batch, chosen.flatten())
+                    # Until the first optimiser step the old values are the current ones, to the bit: the ratio is 1.
+                    current = policy.score(mb) if changed else (mb["old_logprobs"].clone(), mb["entropy"].clone())
+                    logprobs, entropy = (x.requires_grad_() for x in current)  # (M, T) each
+                    loss, stats = policy_loss(logprobs, entropy, mb, args)
+                    grads = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True, materialize_grads=True)
+                    grad_norm = math.nan
+                    if loss.isfinite():
+                        policy.backward(mb, *grads)
+                        grad_norm = policy.step()  # leaves the parameters alone if the gradient is not finite
+                    changed |= math.isfinite(grad_norm)
+                    skipped_in_a_row = 0 if math.isfinite(grad_norm) else skipped_in_a_row + 1
+                    if skipped_in_a_row:
+                        warn_once("skipped an update without a finite loss or gradient; see policy/skipped_updates")
+                    if skipped_in_a_row >= 3:
+                        run.fail("three updates in a row had no finite loss or gradient; try a lower --learning-rate")
+                    stats |= {"policy/loss": loss.item(), "policy/grad_norm": grad_norm}
+                    updates.append(update_metrics(mb, logprobs.detach(), *grads) | stats)
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate}
+        metrics |= timer.pop()
+        if run.due(args.eval_every, step):
+            metrics |= measure()
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.ends(step) or run.due(args.save_every, step):
+            run.save(step, policy, {"cursor": stream.cursor, "state": state, "skipped_in_a_row": skipped_in_a_row})
+    run.finish()
