@@ -158,6 +158,9 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
     # Said outright: the mean of equal numbers can round, and 1e-6 would blow the rest up.
     scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    if args.max_resample > 0:  # unmixed groups are here only where a step found no other; length alone teaches nothing
+        right = batch["rewards"].view_as(rewards)
+        scaled[right.amax(1) == right.amin(1)] = 0.0
     batch["loss_mask"] = batch["mask"]
     batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
     return {"algo/overlong_penalty": penalty.mean().item()}

@@ -18,7 +18,8 @@ Differs from the authors' code:
 - S is taken over the whole minibatch; there, over one GPU's micro-batch, so that few long responses may share a quota.
 - No dual clip (c = 10 there), as in the parent. Dynamic sampling and charge for length are the parent's, as there.
 - The first public release never applied its mask (their issue #14, mended on 2025-11-29): what it made is DAPO's.
-TRL takes tokens at or above a quantile of the entropy, so that ties let more than rho through; here the count is exact.
+TRL takes tokens at or above a quantile of the entropy, so that ties let more than rho through and the count may be one
+off; here it is exact.
 
     python algos/forking_tokens.py
     python algos/forking_tokens.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 512 \
@@ -160,6 +161,9 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
     # Said outright: the mean of equal numbers can round, and 1e-6 would blow the rest up.
     scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    if args.max_resample > 0:  # unmixed groups are here only where a step found no other; length alone teaches nothing
+        right = batch["rewards"].view_as(rewards)
+        scaled[right.amax(1) == right.amin(1)] = 0.0
     batch["loss_mask"] = batch["mask"]
     batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
     return {"algo/overlong_penalty": penalty.mean().item()}

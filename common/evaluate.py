@@ -42,9 +42,11 @@ def pass_metrics(right: np.ndarray, n: int) -> dict[str, float]:
 def evaluate(sampler, verifier, problems: Sequence[Problem], args) -> dict[str, float]:
     """Sample each problem `args.eval_samples` times at the rollout's temperature and length, and count.
 
-    The seed is fixed: two evaluations of a run differ by the policy alone.
+    `eval/entropy` is the mean of -log p over the sampled tokens: an estimate of the policy's entropy in nats per token,
+    on problems that stay the same. The seed is fixed: two evaluations of a run differ by the policy alone.
     """
     n = args.eval_samples
     samples = sample_groups(problems, sampler, verifier, Timer(), n, args.temperature, args.max_response_length, seed=0)
     right = np.array([s.verdict.reward for s in samples]).reshape(len(problems), n).sum(1)
-    return pass_metrics(right, n)
+    logprobs = [value for sample in samples for value in sample.response.logprobs]
+    return pass_metrics(right, n) | {"eval/entropy": -sum(logprobs) / len(logprobs)}

@@ -21,12 +21,14 @@ def rollout_metrics(samples: list[Sample], num_generations: int) -> dict[str, fl
     rewards = torch.tensor([sample.verdict.reward for sample in samples])
     groups = rewards.view(-1, num_generations)  # (P, G)
     lengths = torch.tensor([len(sample.response.token_ids) for sample in samples])
+    logprobs = [value for sample in samples for value in sample.response.logprobs]
     reasons = [sample.verdict.reason for sample in samples]
     return {
         "rollout/num_samples": len(samples),
         "rollout/reward": mean(rewards),
         "rollout/response_length": mean(lengths),
         "rollout/truncated_ratio": mean(torch.tensor([sample.response.truncated for sample in samples])),
+        "rollout/entropy": -sum(logprobs) / len(logprobs),
         "rollout/zero_std_ratio": mean(groups.amax(1) == groups.amin(1)),
         "rollout/all_right_ratio": mean(groups.amin(1) == 1),
         "rollout/all_wrong_ratio": mean(groups.amax(1) == 0),

@@ -18,7 +18,7 @@ SIZE = 4  # responses per group in `random_batch`
 # Settings under which every part of an algorithm acts on a batch of some forty tokens.
 CASES = {
     "grpo": [{}, {"beta": 0.1, "entropy_coef": 0.1}],
-    "dapo": [{}, {"overlong_buffer_length": 4, "overlong_penalty_factor": 0.7}, {"overlong_buffer_length": 0}],
+    "dapo": [{}, {"overlong_buffer_length": 4, "overlong_penalty_factor": 0.7, "max_resample": 0}],
     # A quota as large as the candidates: the draw is then no matter of chance.
     "clip_cov": [{"clip_cov_ratio": 1.0, "clip_cov_lb": 0.1}, {"clip_cov_ratio": 1.0, "clip_ratio_high": 0.2}],
     "kl_cov": [{"kl_cov_ratio": 0.2}, {"kl_cov_ratio": 0.1, "kl_cov_coef": 0.3}],
@@ -77,8 +77,17 @@ def charged(batch: dict, args) -> list[float]:
     return rewards
 
 
+def credited(batch: dict, args) -> list[float]:
+    """DAPO's advantages: with dynamic sampling on, a group that is all right or all wrong has none (Eq. 11)."""
+    advantages, rewards = standardised(charged(batch, args)), batch["rewards"].tolist()
+    for i in range(len(rewards)):
+        if args.max_resample and len(set(rewards[i // SIZE * SIZE : (i // SIZE + 1) * SIZE])) == 1:
+            advantages[i] = 0.0
+    return advantages
+
+
 def slow_dapo(batch: dict, logprobs: list, entropy: list, args) -> float:
-    advantages = standardised(charged(batch, args))
+    advantages = credited(batch, args)
     terms = [
         surrogate(ratio_of(batch, logprobs, i, t), advantages[i], args.clip_ratio_low, args.clip_ratio_high)
         for i, t in tokens_of(batch)
@@ -118,7 +127,7 @@ def slow_kl_cov(batch: dict, logprobs: list, entropy: list, args) -> float:
 
 
 def slow_forking_tokens(batch: dict, logprobs: list, entropy: list, args) -> float:
-    advantages, tokens = standardised(charged(batch, args)), tokens_of(batch)
+    advantages, tokens = credited(batch, args), tokens_of(batch)
     count = math.ceil(args.top_entropy_ratio * len(tokens))
     forks = sorted(tokens, key=lambda token: entropy[token[0]][token[1]], reverse=True)[:count]
     terms = [
@@ -314,7 +323,7 @@ def test_dapo_without_its_parts_is_grpo() -> None:
 @pytest.mark.parametrize(("length", "charge"), [(1, 0.0), (12, 0.0), (16, 0.0), (17, 0.25), (18, 0.5), (20, 1.0)])
 def test_charge_for_length(length: int, charge: float) -> None:
     """Eq. 13 with L = 20 and c = 4, in reward units of +-1."""
-    module, args = load("dapo", overlong_buffer_length=4)
+    module, args = load("dapo", overlong_buffer_length=4, max_resample=0)
     args.max_response_length = 20
     lengths = torch.tensor([length, 1, 1, 1])
     batch = {"mask": torch.arange(20) < lengths[:, None], "rewards": torch.ones(4)}

@@ -1,0 +1,651 @@
+"""The comparison: every algorithm on the embedded task, over seeds, off-policy and on-policy.
+
+    python -m benchmarks.collapse                      # tune, run, theorem, report: hours on two cores
+    python -m benchmarks.collapse --stages report      # draw and judge what is finished
+
+Two processes of one thread each. A finished run is kept under runs/collapse and never repeated, so an interrupted
+benchmark goes on where it stopped; the report can be made at any time from what is there. It writes, to
+benchmarks/results/collapse: off-policy.csv and on-policy.csv (one row per run and step), tuning.csv, theorem.csv, a
+figure for each regime, and CLAIMS.md, which says what each paper promises and what was seen.
+
+Two regimes: eight updates per rollout, as in the papers, and one. OPO, on-policy by definition, is run in the second
+and shown in both. Entropy is compared as `rollout/entropy`, the mean of -log p over every sampled token: the same
+population of prompts for all, where `policy/entropy` of a method with dynamic sampling speaks of mixed groups alone.
+"""
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+
+from common.curves import STYLE, smooth
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS, RESULTS = ROOT / "runs" / "collapse", ROOT / "benchmarks" / "results" / "collapse"
+# Eight small steps on a rollout, or one that is sqrt(8) times as long.
+REGIMES = {
+    "off-policy": {"num_minibatches": 8, "learning_rate": 1e-4},
+    "on-policy": {"num_minibatches": 1, "learning_rate": 3e-4},
+}
+SIZE = {"num_prompts": 32, "num_generations": 8, "save_every": 0, "eval_problems": 64, "eval_samples": 32}
+
+# Arm -> (script, flags). The entropy paper filtered groups in its baseline too: DAPO's script, its other parts off.
+ARMS = {
+    "grpo": ("grpo", {}),
+    "grpo, mixed groups": ("dapo", {"clip_ratio_high": 0.2, "overlong_buffer_length": 0}),
+    "dapo": ("dapo", {}),
+    "clip_cov": ("clip_cov", {}),
+    "kl_cov": ("kl_cov", {}),
+    "forking_tokens": ("forking_tokens", {}),
+    "nsr": ("nsr", {}),
+    "entropic": ("entropic", {}),
+    "opo": ("opo", {}),
+}
+# One knob each, tried off-policy on seeds that are not used again. OPO has none.
+KNOBS = {
+    "dapo": ("clip_ratio_high", (0.28, 0.4)),
+    "clip_cov": ("clip_cov_ratio", (1e-2, 5e-2)),
+    "kl_cov": ("kl_cov_ratio", (2e-2, 1e-1)),
+    "forking_tokens": ("top_entropy_ratio", (0.2, 0.5)),
+    "nsr": ("positive_weight", (0.1, 0.3)),
+    "entropic": ("kp", (1.0, 10.0)),
+}
+COLORS = dict(
+    zip(
+        ARMS,
+        ("#22303c", "#8a97a3", "#d9730d", "#2563a8", "#5aa9e6", "#2e8b57", "#b8433f", "#7d4fa8", "#c2a200"),
+        strict=True,
+    )
+)
+COLUMNS = {
+    "reward": "rollout/reward",
+    "entropy": "rollout/entropy",
+    "length": "rollout/response_length",
+    "zero_std_ratio": "rollout/zero_std_ratio",
+    "approx_kl": "policy/approx_kl",
+    "clip_high_ratio": "policy/clip_high_ratio",
+    "clip_low_ratio": "policy/clip_low_ratio",
+    "selected_ratio": "algo/selected_ratio",
+    "selected_negative_ratio": "algo/selected_negative_ratio",
+    "eval_entropy": "eval/entropy",
+} | {f"pass@{k}": f"eval/pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
+T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 %
+WINDOW = 9  # steps of the moving mean through which a run is read
+
+
+@dataclass
+class Args:
+    stages: tuple[str, ...] = ("tune", "run", "theorem", "report")
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    tune_seeds: tuple[int, ...] = (101,)
+    num_steps: int = 60
+    tune_steps: int = 30
+    eval_every: int = 30
+    jobs: int = 2
+    """runs at a time, one thread each"""
+
+
+# --- Running ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what it is part of, its arm and the flags that go to its script."""
+
+    group: str  # "tuning", or a regime
+    name: str
+    seed: int
+    script: str
+    flags: tuple[tuple[str, object], ...]
+
+    @property
+    def directory(self) -> Path:
+        return RUNS / self.group / f"{self.name.replace(', ', '-').replace(' ', '-')}-s{self.seed}"
+
+    def records(self) -> list[dict]:
+        """Its metrics if it has come to its end, else nothing."""
+        path = self.directory / "metrics.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return records if records and records[-1]["step"] == dict(self.flags)["num_steps"] else []
+
+
+def job(args: Args, group: str, arm: str, seed: int, **knobs) -> Job:
+    script, flags = ARMS[arm]
+    plan = {"num_steps": args.tune_steps if group == "tuning" else args.num_steps, "eval_every": args.eval_every}
+    plan |= REGIMES.get(group, REGIMES["off-policy"])
+    if script == "opo":
+        del plan["num_minibatches"]  # it has no flag for it
+    name = arm + "".join(f"-{key}={value}" for key, value in knobs.items() if group == "tuning")
+    return Job(group, name, seed, script, tuple((SIZE | plan | flags | knobs).items()))
+
+
+def run(one: Job) -> float:
+    """Do one job in a process of its own; seconds it took."""
+    shutil.rmtree(one.directory, ignore_errors=True)
+    one.directory.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, f"algos/{one.script}.py", "--seed", str(one.seed), "--output-dir", str(one.directory)]
+    command += [word for key, value in one.flags for word in (f"--{key.replace('_', '-')}", str(value))]
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"error: {' '.join(command)} ended with {done.returncode}\n{done.stderr}")
+    shutil.rmtree(one.directory / "checkpoints")  # the records are what is wanted
+    return time.perf_counter() - started
+
+
+def run_all(args: Args, jobs: list[Job], console: Console) -> None:
+    todo = [one for one in jobs if not one.records()]
+    console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished")
+    started = time.perf_counter()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = {pool.submit(run, one): one for one in todo}
+        for count, done in enumerate(as_completed(waiting), 1):
+            left = (time.perf_counter() - started) / count * (len(todo) - count) / 60
+            one = waiting[done]
+            console.print(f"{one.group}, {one.name}, seed {one.seed}: {done.result():.0f} s; about {left:.0f} min left")
+
+
+def tuning_jobs(args: Args) -> list[Job]:
+    return [
+        job(args, "tuning", arm, seed, **{knob: value})
+        for seed in args.tune_seeds
+        for arm, (knob, values) in KNOBS.items()
+        for value in values
+    ]
+
+
+def tuned(args: Args) -> dict[str, dict]:
+    """Arm -> its knob's better value: the higher pass@1 on held-out problems after the tuning runs, mean over seeds."""
+    chosen = {}
+    for arm, (knob, values) in KNOBS.items():
+        scores = {}
+        for value in values:
+            runs = [job(args, "tuning", arm, seed, **{knob: value}).records() for seed in args.tune_seeds]
+            if all(runs):
+                scores[value] = np.mean([records[-1]["eval/pass@1"] for records in runs])
+        if len(scores) == len(values):
+            chosen[arm] = {knob: max(scores, key=scores.get)}
+    return chosen
+
+
+def comparison_jobs(args: Args, regime: str) -> list[Job]:
+    """Seed by seed, so that what is finished is balanced. OPO's runs are the on-policy ones in both regimes."""
+    knobs = tuned(args)
+    return [
+        job(args, "on-policy" if arm == "opo" else regime, arm, seed, **knobs.get(arm, {}))
+        for seed in args.seeds
+        for arm in ARMS
+    ]
+
+
+# --- The theorem ------------------------------------------------------------------------------------------------
+
+
+def theorem(args: Args) -> None:
+    """Step by step on-policy GRPO: -Cov(log p, A) over the batch's tokens, and the entropy change that was measured.
+
+    The change is that of the mean entropy at the very positions of the batch, before and after the update.
+    """
+    from algos import grpo
+    from common.metrics import rollout_metrics
+    from common.policy import Policy
+    from common.rollout import make_batch, make_sampler, sample_groups
+    from common.run import Timer, random_seed
+    from common.tasks import ProblemStream, load_problems
+    from common.verifier import Verifier
+
+    torch.set_num_threads(args.jobs)
+    rows = []
+    for seed in args.seeds[:3]:
+        options = grpo.Args(seed=seed, num_prompts=32, learning_rate=REGIMES["on-policy"]["learning_rate"])
+        stream = ProblemStream(load_problems("countdown", None, 64)[0], seed)
+        policy = Policy.load(None, device="cpu", learning_rate=options.learning_rate)
+        sampler, verifier = make_sampler("auto", policy), Verifier()
+        for step in range(1, args.num_steps + 1):
+            samples = sample_groups(
+                stream.take(32),
+                sampler,
+                verifier,
+                Timer(),
+                8,
+                1.0,
+                options.max_response_length,
+                random_seed(seed, step),
+            )
+            batch = make_batch(samples)
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch)
+            grpo.assign_credit(batch, options, {})
+            logprobs = batch["old_logprobs"].clone().requires_grad_()
+            loss, _ = grpo.policy_loss(logprobs, batch["entropy"], batch, options)
+            policy.backward(batch, torch.autograd.grad(loss, logprobs)[0])
+            policy.step()
+            sampler.sync()
+            mask = batch["mask"]
+            change = (policy.score(batch)[1] - batch["entropy"])[mask].mean().item()
+            values = torch.stack([batch["old_logprobs"][mask], batch["advantages"][mask]])
+            rows.append(
+                {"seed": seed, "step": step, "minus_covariance": -values.cov()[0, 1].item(), "entropy_change": change}
+                | {"reward": rollout_metrics(samples, 8)["rollout/reward"]}
+            )
+    write_csv(RESULTS / "theorem.csv", rows)
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict]:
+    """Rows with numbers as numbers; an empty cell is NaN."""
+    with path.open(newline="") as file:
+        return [{k: v if k == "arm" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def collect(args: Args, regime: str) -> list[dict]:
+    """All finished runs of a regime as rows, with the samples drawn so far."""
+    rows = []
+    for one in comparison_jobs(args, regime):
+        samples = tokens = 0
+        for record in one.records():
+            samples += record.get("rollout/num_samples", 0)
+            tokens += record.get("tokens/rollout", 0)
+            row = {"arm": one.name, "seed": one.seed, "step": record["step"], "samples": samples, "tokens": tokens}
+            cells = {name: record.get(key) for name, key in COLUMNS.items()}
+            rows.append(row | {k: "" if v is None else round(v, 5) for k, v in cells.items()})
+    return rows
+
+
+class Runs:
+    """The runs of one regime, as arrays over steps: `runs[arm][seed][column]`; `steps` start at 1."""
+
+    def __init__(self, rows: list[dict]):
+        self.evaluations: dict[str, dict[int, list[dict]]] = {}
+        self.training: dict[str, dict[int, dict[str, np.ndarray]]] = {}
+        for arm in ARMS:
+            for seed in sorted({int(row["seed"]) for row in rows if row["arm"] == arm}):
+                mine = [row for row in rows if row["arm"] == arm and row["seed"] == seed]
+                steps = [row for row in mine if row["step"] > 0]
+                columns = {key: np.array([row[key] for row in steps]) for key in steps[0] if key != "arm"}
+                self.training.setdefault(arm, {})[seed] = columns
+                evaluated = [row for row in mine if np.isfinite(row["pass@1"])]
+                self.evaluations.setdefault(arm, {})[seed] = evaluated
+
+    def seeds(self, *arms: str) -> list[int]:
+        """Seeds that all of these arms have finished."""
+        return sorted(set.intersection(*({*self.training.get(arm, {})} for arm in arms)))
+
+    def end(self, arm: str, seed: int, column: str) -> float:
+        """Mean over the last steps."""
+        return float(np.nanmean(self.training[arm][seed][column][-WINDOW:]))
+
+    def last(self, arm: str, seed: int, column: str) -> float:
+        """At the last evaluation."""
+        return self.evaluations[arm][seed][-1][column]
+
+    def at_samples(self, arm: str, seed: int, column: str, samples: float) -> float:
+        """An evaluation's column where so many samples had been drawn, interpolated between evaluations."""
+        rows = self.evaluations[arm][seed]
+        return float(np.interp(samples, [row["samples"] for row in rows], [row[column] for row in rows]))
+
+    def at_reward(self, arm: str, seed: int, column: str, reward: float) -> float:
+        """A smoothed column where the smoothed reward first reaches a value; NaN if it never does."""
+        run = self.training[arm][seed]
+        reached = np.flatnonzero(smooth(run["reward"], WINDOW) >= reward)
+        return float(smooth(run[column], WINDOW)[reached[0]]) if len(reached) else float("nan")
+
+    def common_reward(self, *arms: str) -> float:
+        """The highest reward that every run of these arms reaches (smoothed), in steps of 0.01 from below."""
+        best = [smooth(self.training[arm][s]["reward"], WINDOW).max() for arm in arms for s in self.seeds(*arms)]
+        return np.floor(min(best) * 100) / 100
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval over seeds."""
+    values = np.array(list(values), dtype=float)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else float("nan"), float("nan"), float("nan"))
+    half = T_QUANTILE[len(values) - 1] * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def verdict(low: float, high: float, direction: int) -> str:
+    """Whether the interval of a difference lies on the side that was claimed, on the other, or on both."""
+    if not np.isfinite(low) or low <= 0 <= high:
+        return "not seen"
+    return "reproduced" if (low > 0) == (direction > 0) else "contradicted"
+
+
+# --- Claims -----------------------------------------------------------------------------------------------------
+
+
+def difference(runs: Runs, arm: str, base: str, measure: Callable[[str, int], float]) -> tuple[float, float, float]:
+    """Arm less base, seed by seed."""
+    return interval(measure(arm, seed) - measure(base, seed) for seed in runs.seeds(arm, base))
+
+
+def claims(runs: Runs) -> list[tuple[str, str, str, tuple[float, float, float], str]]:
+    """(method, what its paper promises, how it is read here, effect with interval, verdict)."""
+    rows = []
+
+    def compare(arm: str, base: str, promise: str, reading: str, measure: Callable, direction: int = 1) -> None:
+        if len(runs.seeds(arm, base)) > 1:
+            effect = difference(runs, arm, base, measure)
+            rows.append((arm, promise, f"{reading}, less {base}", effect, verdict(*effect[1:], direction)))
+
+    def entropy_claims(arm: str, base: str) -> None:
+        promise = "entropy does not collapse"
+        step = lambda a, s: runs.end(a, s, "entropy")  # noqa: E731
+        compare(arm, base, promise, "entropy at the last steps", step)
+        level = runs.common_reward(arm, base) if runs.seeds(arm, base) else 0.0
+        reward = lambda a, s: runs.at_reward(a, s, "entropy", level)  # noqa: E731
+        compare(arm, base, promise, f"entropy where reward reaches {level:.2f}", reward)
+
+    def pass_claim(arm: str, base: str, k: int, promise: str) -> None:
+        compare(arm, base, promise, f"pass@{k} at the end", lambda a, s: runs.last(a, s, f"pass@{k}"))
+
+    entropy_claims("dapo", "grpo")
+    pass_claim("dapo", "grpo", 1, "better at equal steps")
+    budget = min((runs.evaluations["grpo"][s][-1]["samples"] for s in runs.seeds("grpo")), default=0)
+    compare(
+        "dapo",
+        "grpo",
+        "not a claim: the same at equal samples",
+        f"pass@1 after {budget:,.0f} samples",
+        lambda a, s: runs.at_samples(a, s, "pass@1", budget),
+    )
+    for arm in ("clip_cov", "kl_cov"):
+        entropy_claims(arm, "grpo, mixed groups")
+        pass_claim(arm, "grpo, mixed groups", 1, "better at equal steps")
+        if seeds := runs.seeds(arm):
+            share = interval(np.nanmean(runs.training[arm][s]["selected_negative_ratio"]) for s in seeds)
+            rows.append(
+                (
+                    arm,
+                    "its tokens are likely ones of good responses (abstract)",
+                    "share of selected tokens with A < 0, less 1/2",
+                    tuple(x - 0.5 for x in share),
+                    verdict(share[1] - 0.5, share[2] - 0.5, -1),
+                )
+            )
+    pass_claim("forking_tokens", "dapo", 1, "better with a fifth of the tokens")
+    entropy_claims("forking_tokens", "dapo")
+    pass_claim("nsr", "grpo", 32, "keeps pass@k at large k")
+    pass_claim("nsr", "grpo", 1, "as good at k = 1")
+    entropy_claims("nsr", "grpo")
+    target = 0.25
+    compare(
+        "entropic",
+        "grpo",
+        "holds entropy at its target",
+        f"|entropy - {target}| at the last steps",
+        lambda a, s: abs(runs.end(a, s, "entropy") - target),
+        -1,
+    )
+    pass_claim("entropic", "grpo", 1, "better at equal steps")
+    entropy_claims("opo", "grpo")
+    pass_claim("opo", "grpo", 1, "better at equal steps")
+    return rows
+
+
+def law(run: dict[str, np.ndarray], share: float) -> dict[str, float]:
+    """RMSE over the rest of a run of three predictions of reward, each fitted on the first `share` of its steps.
+
+    R = -a exp(H) + b and R = -a H + b by least squares, and the mean of the last WINDOW rewards of that part.
+    """
+    reward, entropy = run["reward"], run["entropy"]
+    n = max(3, round(share * len(reward)))
+    errors = {}
+    for name, x in (("R = -a exp(H) + b", np.exp(entropy)), ("straight line in H", entropy)):
+        slope, offset = np.polyfit(x[:n], reward[:n], 1)
+        errors[name] = float(np.sqrt(np.mean((slope * x[n:] + offset - reward[n:]) ** 2)))
+    errors["last value"] = float(np.sqrt(np.mean((reward[max(0, n - WINDOW) : n].mean() - reward[n:]) ** 2)))
+    return errors
+
+
+# --- Report -----------------------------------------------------------------------------------------------------
+
+HEAD = """# What the papers claim, and what the embedded task shows
+
+Written by `python -m benchmarks.collapse`; the runs are in the csv files beside this page. A model of 0.43 million
+parameters, countdown, {num_prompts} prompts x {num_generations} responses, {num_steps} steps, seeds {seeds}; learning
+rate 1e-4 with eight updates per rollout and 3e-4 with one (and for OPO, which makes one in either comparison); torch
+{torch}, Python {python}, one CPU thread per run.
+
+An effect is the difference to the baseline on the same seeds, with a 95 % t-interval over them. *Reproduced*: the
+interval lies on the side that the paper promises. *Contradicted*: on the other side. *Not seen*: it holds 0. A toy can
+show that an idea does on a toy what it says; it is no evidence against results at 7B or 32B. Many intervals are looked
+at here, so a single narrow one should not impress.
+"""
+
+TUNING = """## Tuning
+
+Each method's own knob, two values, {tune_steps} steps off-policy on seeds {tune_seeds}, which are not used again; the
+higher mean pass@1 is kept. The papers' fractions of 2e-4 and 2e-3 select no token, or one, of this model's minibatches
+of some 450 tokens, so the values tried are those that select a few.
+
+| setting | pass@1 | pass@32 | entropy at the end |
+|---|---|---|---|
+{rows}
+
+Kept: {kept}.
+"""
+
+REGIME = """## {title}: {updates} per rollout
+
+![{regime}]({regime}.png)
+
+Reward and entropy are means over the last nine steps' rollouts, pass@k is at the end; ± is the standard deviation over
+seeds. "samples" counts every response drawn, those of dropped groups too.
+
+{summary}
+
+{claims}
+"""
+
+LAW = """## The law R = -a exp(H) + b
+
+Root mean squared error of the later steps' reward, predicted from their entropy by a fit on the first ones, off-policy
+(± over seeds). The law is of use where it beats both of its rivals.
+
+{rows}
+"""
+
+THEOREM = """## The change of entropy
+
+On-policy GRPO, step by step: -Cov(log p, A) over the tokens of a batch against the measured change of the mean entropy
+at the same positions. The theorem is for a tabular softmax policy and plain gradient ascent; here a network learns with
+AdamW.
+
+{rows}
+"""
+
+PUBLISHED = """## What full scale showed
+
+The paper's own figures, not ours: Cui et al., arXiv 2505.22617, Table 2, Qwen2.5 base models; AIME and AMC are avg@32.
+One run each, no spread. The printed averages are not the plain means of the seven columns, which would be 39.1, 39.8,
+41.7, 41.1 (7B) and 45.2, 46.5, 50.6, 51.6 (32B).
+
+| | AIME24 | AIME25 | AMC | MATH500 | OMNI | Olympiad | Minerva | average as printed |
+|---|---|---|---|---|---|---|---|---|
+| 7B GRPO | 21.2 | 9.6 | 58.7 | 78.8 | 27.9 | 40.7 | 36.7 | 38.6 |
+| 7B clip-higher | 18.1 | 11.5 | 56.6 | 79.2 | 29.8 | 43.3 | 40.4 | 38.8 |
+| 7B Clip-Cov | 22.1 | 15.8 | 58.2 | 80.4 | 30.5 | 44.1 | 41.1 | 40.4 |
+| 7B KL-Cov | 22.6 | 12.9 | 61.4 | 80.8 | 29.1 | 42.6 | 38.2 | 40.6 |
+| 32B GRPO | 21.8 | 16.2 | 69.7 | 84.2 | 35.2 | 43.6 | 45.5 | 45.8 |
+| 32B clip-higher | 35.6 | 22.3 | 69.5 | 77.2 | 35.1 | 42.5 | 43.0 | 47.2 |
+| 32B Clip-Cov | 32.3 | 22.7 | 67.2 | 87.0 | 42.0 | 57.2 | 46.0 | 50.3 |
+| 32B KL-Cov | 36.8 | 30.8 | 74.5 | 84.6 | 39.1 | 49.0 | 46.3 | 52.2 |"""
+
+
+def draw(runs: Runs, path: Path, title: str) -> None:
+    """Entropy, reward, entropy against reward, and pass@k before and after: means and one standard deviation."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 2, figsize=(13, 9.5), constrained_layout=True)
+        panels = {"entropy": axes[0, 0], "reward": axes[0, 1]}
+        for arm, color in COLORS.items():
+            seeds = runs.seeds(arm)
+            if not seeds:
+                continue
+            curves = {k: np.array([smooth(runs.training[arm][s][k], WINDOW) for s in seeds]) for k in panels}
+            steps = np.arange(1, curves["reward"].shape[1] + 1)
+            for key, axis in panels.items():
+                mean, spread = curves[key].mean(0), curves[key].std(0)
+                axis.plot(steps, mean, color=color, label=arm, linewidth=2)
+                axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
+            axes[1, 0].plot(curves["reward"].mean(0), curves["entropy"].mean(0), color=color, linewidth=2)
+            axes[1, 0].plot(curves["reward"].mean(0)[-1], curves["entropy"].mean(0)[-1], "o", color=color)
+            ks = [1, 2, 4, 8, 16, 32]
+            ends = np.array([[runs.evaluations[arm][s][-1][f"pass@{k}"] for k in ks] for s in seeds])
+            axes[1, 1].plot(ks, ends.mean(0), color=color, marker="o", linewidth=2)
+        some = next(iter(runs.evaluations.values()))
+        start = next(iter(some.values()))[0]
+        axes[1, 1].plot(ks, [start[f"pass@{k}"] for k in ks], color="#8a97a3", linestyle="--", label="before training")
+        axes[1, 1].legend()
+        axes[1, 1].set(xscale="log", xticks=ks, xticklabels=ks, xlabel="k", title="pass@k on held-out problems, after")
+        axes[0, 0].set(title="Entropy of the rollouts", xlabel="step", ylabel="nats per token")
+        axes[0, 1].set(title="Reward of the rollouts", xlabel="step")
+        axes[1, 0].set(title="Entropy at matched reward", xlabel="reward", ylabel="nats per token")
+        axes[0, 0].legend(ncols=2, fontsize=9)
+        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+
+
+def number(effect: tuple[float, float, float]) -> str:
+    return f"{effect[0]:+.3f} ({effect[1]:+.3f} to {effect[2]:+.3f})"
+
+
+def summary_table(runs: Runs) -> list[str]:
+    lines = ["| arm | seeds | reward | entropy | pass@1 | pass@32 | samples |", "|---|---|---|---|---|---|---|"]
+    for arm in ARMS:
+        if seeds := runs.seeds(arm):
+            cells = [[runs.end(arm, s, key) for s in seeds] for key in ("reward", "entropy")]
+            cells += [[runs.last(arm, s, f"pass@{k}") for s in seeds] for k in (1, 32)]
+            text = [f"{np.mean(c):.3f} ± {np.std(c, ddof=1) if len(c) > 1 else 0:.3f}" for c in cells]
+            samples = np.mean([runs.training[arm][s]["samples"][-1] for s in seeds])
+            lines.append(f"| {arm} | {len(seeds)} | {' | '.join(text)} | {samples:,.0f} |")
+    return lines
+
+
+def claims_table(runs: Runs) -> list[str]:
+    lines = ["| method | claim | read here as | effect (95 % over seeds) | verdict |", "|---|---|---|---|---|"]
+    return lines + [f"| {a} | {p} | {r} | {number(e)} | {v} |" for a, p, r, e, v in claims(runs)]
+
+
+def law_table(runs: Runs) -> list[str]:
+    names = ("R = -a exp(H) + b", "straight line in H", "last value")
+    lines = [f"| arm | fitted on | {' | '.join(names)} |", "|---|---|---|---|---|"]
+    for arm in ("grpo", "grpo, mixed groups"):
+        for share in (0.15, 0.36):
+            errors = [law(runs.training[arm][s], share) for s in runs.seeds(arm)]
+            if errors:
+                cells = [f"{np.mean([e[n] for e in errors]):.3f} ± {np.std([e[n] for e in errors]):.3f}" for n in names]
+                lines.append(f"| {arm} | first {share:.0%} | {' | '.join(cells)} |")
+    return lines
+
+
+def rank(values: np.ndarray) -> np.ndarray:
+    return values.argsort().argsort().astype(float)
+
+
+def theorem_lines(rows: list[dict]) -> list[str]:
+    """Agreement of sign, and correlations, of predicted and measured change, seed by seed."""
+    signs, pearson, spearman = [], [], []
+    for seed in sorted({row["seed"] for row in rows}):
+        mine = [row for row in rows if row["seed"] == seed]
+        predicted = np.array([row["minus_covariance"] for row in mine])
+        measured = np.array([row["entropy_change"] for row in mine])
+        signs.append(np.mean(np.sign(predicted) == np.sign(measured)))
+        pearson.append(np.corrcoef(predicted, measured)[0, 1])
+        spearman.append(np.corrcoef(rank(predicted), rank(measured))[0, 1])
+    lines = ["| | mean over seeds | each seed |", "|---|---|---|"]
+    for name, values in (("same sign", signs), ("Pearson", pearson), ("Spearman", spearman)):
+        lines.append(f"| {name} | {np.mean(values):.2f} | {', '.join(f'{v:.2f}' for v in values)} |")
+    return lines
+
+
+def tuning_section(args: Args) -> str | None:
+    rows = []
+    for one in tuning_jobs(args):
+        if records := one.records():
+            row = {key: records[-1][f"eval/{key}"] for key in ("pass@1", "pass@32")}
+            row["entropy"] = float(np.mean([record["rollout/entropy"] for record in records[-WINDOW:]]))
+            rows.append({"setting": one.name, "seed": one.seed} | {k: round(v, 4) for k, v in row.items()})
+    if not rows:
+        return None
+    write_csv(RESULTS / "tuning.csv", rows)
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        mine = [row for row in rows if row["setting"] == setting]
+        cells = [f"{np.mean([row[key] for row in mine]):.3f}" for key in ("pass@1", "pass@32", "entropy")]
+        lines.append(f"| {setting.replace('-', ' ', 1)} | {' | '.join(cells)} |")
+    kept = [f"{arm} {knob} {value:g}" for arm, knobs in tuned(args).items() for knob, value in knobs.items()]
+    seeds = ", ".join(map(str, args.tune_seeds))
+    return TUNING.format(tune_steps=args.tune_steps, tune_seeds=seeds, rows="\n".join(lines), kept=", ".join(kept))
+
+
+def report(args: Args, console: Console) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    seeds = ", ".join(map(str, args.seeds))
+    about = {"torch": torch.__version__, "python": platform.python_version(), "seeds": seeds}
+    sections = [HEAD.format(**SIZE | {"num_steps": args.num_steps} | about)]
+    sections.append(tuning_section(args))
+    law_section = None
+    for regime in REGIMES:
+        if not (rows := collect(args, regime)):
+            continue
+        write_csv(RESULTS / f"{regime}.csv", rows)
+        runs = Runs(read_csv(RESULTS / f"{regime}.csv"))
+        updates = "eight updates" if regime == "off-policy" else "one update"
+        draw(runs, RESULTS / f"{regime}.png", f"Embedded countdown, {updates} per rollout: mean and spread over seeds")
+        tables = {"summary": "\n".join(summary_table(runs)), "claims": "\n".join(claims_table(runs))}
+        sections.append(REGIME.format(title=regime.capitalize(), updates=updates, regime=regime, **tables))
+        if regime == "off-policy":
+            law_section = LAW.format(rows="\n".join(law_table(runs)))
+    sections.append(law_section)
+    if (RESULTS / "theorem.csv").exists():
+        sections.append(THEOREM.format(rows="\n".join(theorem_lines(read_csv(RESULTS / "theorem.csv")))))
+    sections.append(PUBLISHED)
+    (RESULTS / "CLAIMS.md").write_text("\n".join(section for section in sections if section) + "\n")
+    console.print(f"wrote {RESULTS.relative_to(ROOT)}/CLAIMS.md")
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    console = Console(highlight=False)
+    if unknown := set(args.stages) - {"tune", "run", "theorem", "report"}:
+        raise SystemExit(f"error: --stages knows tune, run, theorem and report, not {', '.join(sorted(unknown))}")
+    if "tune" in args.stages:
+        run_all(args, tuning_jobs(args), console)
+    if "run" in args.stages:
+        for regime in REGIMES:
+            run_all(args, comparison_jobs(args, regime), console)
+    if "theorem" in args.stages:
+        theorem(args)
+    if "report" in args.stages:
+        report(args, console)
