@@ -70,7 +70,7 @@ from common.verifier import Verifier
 class Args:
     # Run
     seed: int = 1
-    num_steps: int = 90
+    num_steps: int = 100
     """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
     output_dir: str | None = None
     """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
@@ -97,7 +97,7 @@ class Args:
     # Sampling
     backend: str = "auto"
     """auto or hf: sample with the trained model itself"""
-    num_prompts: int = 64
+    num_prompts: int = 48
     """prompts per step (P)"""
     num_generations: int = 8
     """responses per prompt (G)"""
@@ -122,7 +122,7 @@ class Args:
     # Evaluation
     eval_task: str | None = None
     """by default problems held out from task"""
-    eval_every: int = 30
+    eval_every: int = 50
     """steps between evaluations, which also come before the first step and at the end; 0: none"""
     eval_problems: int = 64
     eval_samples: int = 32

@@ -50,9 +50,9 @@ def run(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def start(name: str, directory: str = "run", **changes) -> list[dict]:
         flags = RECIPE | OWN.get(name, {}) | {"model": tiny_checkpoint, "output-dir": tmp_path / directory}
-        flags |= {key.replace("_", "-"): value for key, value in changes.items()}
         if name == "opo":
             del flags["num-minibatches"]
+        flags |= {key.replace("_", "-"): value for key, value in changes.items()}
         if "resume" in flags:
             flags = {key: flags[key] for key in ("resume", *(key.replace("_", "-") for key in changes))}
         before = sys.argv, sys.path[:], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
