@@ -374,7 +374,7 @@ def test_loss_that_is_not_finite(train, monkeypatch, tmp_path):
     assert train({"num-steps": 2}) == 0
     for record in read_lines(tmp_path / "run" / "metrics.jsonl"):
         assert record["policy/skipped_updates"] == 1
-        assert record["policy/loss"] is None and record["policy/grad_norm"] is not None
+        assert math.isfinite(record["policy/loss"]) and math.isfinite(record["policy/grad_norm"])  # of the first
     weights = load_file(tmp_path / "run" / "checkpoints" / "step-000002" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
