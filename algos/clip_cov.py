@@ -145,6 +145,11 @@ class Args:
     clip_cov_ub: float = 5.0
     """upper bound"""
     beta = 0.0  # no KL: no reference model
+
+    def __post_init__(self) -> None:
+        if self.clip_cov_lb >= self.clip_cov_ub:
+            warn_once("no covariance lies between --clip-cov-lb and --clip-cov-ub: nothing is left out")
+
     # [/algo]
 
 

@@ -445,6 +445,15 @@ def test_kl_cov_says_when_it_can_do_nothing(capsys: pytest.CaptureFixture) -> No
     assert capsys.readouterr().err.count("one update per rollout") == 1
 
 
+def test_clip_cov_says_when_its_window_is_empty(capsys: pytest.CaptureFixture) -> None:
+    warn_once.cache_clear()
+    load("clip_cov", clip_cov_lb=1.0, clip_cov_ub=2.0)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        load("clip_cov", clip_cov_lb=2.0, clip_cov_ub=2.0)
+    assert capsys.readouterr().err.count("--clip-cov-lb") == 1
+
+
 # --- Forking tokens ---------------------------------------------------------------------------------------------
 
 
