@@ -446,8 +446,8 @@ at here, so a single narrow one should not impress.
 TUNING = """## Tuning
 
 Each method's own knob, two values, {tune_steps} steps off-policy on seed {tune_seeds}, not used again; the value with
-the higher pass@1 is kept. The papers' fractions of 2e-4 and 2e-3 select no token, or one, of this model's minibatches of
-some 450 tokens, so the values tried are those that select a few.
+the higher pass@1 is kept. The papers' fractions of 2e-4 and 2e-3 select no token, or one, of this model's minibatches
+of some 450 tokens, so the values tried are those that select a few.
 
 | setting | pass@1 | pass@32 | entropy at the end |
 |---|---|---|---|

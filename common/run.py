@@ -39,6 +39,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common import InputError
 from common.curves import draw_curves
+from common.health import LONG, findings
 
 STATE_FILE = "training_state.pt"
 POSITIVE = (
@@ -192,6 +193,8 @@ class Run:
         self.progress: Progress | None = None
         self.tracker = None
         self.latest: dict[str, float] = {}
+        self.steps_logged: list[dict] = []  # the first and the last few, to see what goes wrong
+        self.said: set[str] = set()
         self.signal: int | None = None
         self.failure: str | None = None
         self.stopping = False
@@ -244,6 +247,8 @@ class Run:
             lines = path.read_text().splitlines() if path.exists() else []
             kept = [line for line in lines if is_record(line) and json.loads(line)["step"] < self.first_step]
             write_whole(path, "".join(f"{line}\n" for line in kept))
+            if name == "metrics.jsonl":
+                self.steps_logged = [json.loads(line) for line in kept if "rollout/reward" in line]
         arguments = {"algorithm": self.algorithm} | dataclasses.asdict(self.args)
         write_whole(self.directory / "args.json", json.dumps(arguments, indent=2) + "\n")
         write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")
@@ -303,6 +308,12 @@ class Run:
             self.progress.update(self.bar, completed=step, description=line)
         else:
             self.print(f"step {step}/{self.args.num_steps}  {line}")
+        if "rollout/reward" in clean:
+            self.steps_logged = [*self.steps_logged[:1], *self.steps_logged[1:][-LONG:], clean]
+            for name, text in findings(self.steps_logged, vars(self.args)).items():
+                if name not in self.said:
+                    self.said.add(name)
+                    self.print(f"warning: {text}")
         self.curves_are_old = not any(key.startswith("eval/") for key in clean)
         if not self.curves_are_old:
             self._draw_curves()

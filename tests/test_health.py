@@ -1,0 +1,106 @@
+"""What a run says of itself when something is wrong: each finding where it should be, and silence elsewhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.doctor import history, read
+from common import InputError
+from common.health import findings
+from tests.test_run import make_run  # noqa: F401  (a fixture)
+
+ARGS = {"max_response_length": 24}
+HEALTHY = {
+    "rollout/reward": 0.3,
+    "rollout/truncated_ratio": 0.05,
+    "rollout/zero_std_ratio": 0.4,
+    "rollout/sampler_gap_mean": 1e-6,
+    "verifier/no_answer_ratio": 0.1,
+    "policy/entropy": 0.5,
+    "policy/approx_kl": 1e-3,
+    "policy/trained_token_ratio": 0.6,
+    "policy/skipped_updates": 0,
+    "algo/selected_ratio": 0.02,
+}
+
+
+def records(steps: int = 12, **changes: object) -> list[dict]:
+    """A healthy run but for some metrics, from its second step on."""
+    changes = {key.replace("__", "/"): value for key, value in changes.items()}
+    return [{"step": step} | HEALTHY | (changes if step > 1 else {}) for step in range(1, steps + 1)]
+
+
+def test_nothing_is_said_of_a_healthy_run() -> None:
+    assert findings(records(), ARGS) == {} == findings([], ARGS) == findings([{"step": 0, "eval/pass@1": 0.1}], ARGS)
+
+
+CASES = [
+    ("zero reward", {"rollout__reward": 0.0}, "too hard"),
+    ("full reward", {"rollout__reward": 1.0}, "nothing is left"),
+    ("truncated", {"rollout__truncated_ratio": 0.4}, "--max-response-length 24"),
+    ("no spread", {"rollout__zero_std_ratio": 0.95}, "--num-generations"),
+    ("entropy gone", {"policy__entropy": 0.04}, "0.500 to 0.040"),
+    ("entropy exploding", {"policy__entropy": 1.2}, "0.500 to 1.200"),
+    ("sampler gap", {"rollout__sampler_gap_mean": 0.1}, "0.100 nats"),
+    ("moves too far", {"policy__approx_kl": 0.2}, "--num-minibatches"),
+    ("nothing trained", {"policy__trained_token_ratio": 0.0}, "switch the loss off"),
+    ("inert", {"algo__selected_ratio": 0.0}, "its parent"),
+    ("skipped updates", {"policy__skipped_updates": 2}, "--learning-rate"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), CASES)
+def test_finding(name: str, changes: dict, words: str) -> None:
+    found = findings(records(**changes), ARGS)
+    assert found.keys() == {name} and words in found[name]
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), CASES)
+def test_a_few_bad_steps_are_no_finding(name: str, changes: dict, words: str) -> None:
+    """Nor is a metric that is missing or null."""
+    assert findings(records(4, **changes), ARGS) == {}
+    key = next(iter(changes)).replace("__", "/")
+    holes = records(**changes)
+    holes[-2][key] = None
+    assert name not in findings(holes, ARGS)
+    assert name not in findings(
+        [{k: v for k, v in r.items() if k != key or k == "rollout/reward"} for r in records()], ARGS
+    )
+
+
+def test_zero_reward_names_the_likely_cause() -> None:
+    text = findings(records(rollout__reward=0.0, verifier__no_answer_ratio=0.98), ARGS)["zero reward"]
+    assert "98%" in text and "5% are" in text
+
+
+def test_small_rise_of_a_small_entropy_is_no_explosion() -> None:
+    assert findings([r | {"policy/entropy": 0.02 if r["step"] == 1 else 0.1} for r in records()], ARGS) == {}
+
+
+def test_run_says_each_thing_once(make_run, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+    run = make_run(num_steps=40)
+    for record in records(30, rollout__reward=0.0):
+        run.log(record["step"], {k: v for k, v in record.items() if k != "step"})
+    out = capsys.readouterr().out
+    assert out.count("warning: ") == 1 and "no response has been right" in out
+    before = out[: out.index("warning: ")]
+    assert "step 11/40" in before and "step 12/40" not in before  # ten steps after the first
+
+
+def test_doctor_says_when_it_began(tmp_path: Path) -> None:
+    (tmp_path / "args.json").write_text(json.dumps(ARGS))
+    lines = records(30) + [r | {"step": r["step"] + 30, "rollout/truncated_ratio": 0.9} for r in records(10)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    args, lines = read(tmp_path)
+    [(step, name, text)] = history(lines, args)
+    assert name == "truncated" and 30 < step < 35 and "90%" in text
+
+
+@pytest.mark.parametrize("metrics", [None, "{broken"])
+def test_doctor_refuses_what_is_no_run(tmp_path: Path, metrics: str | None) -> None:
+    (tmp_path / "args.json").write_text("{}")
+    if metrics:
+        (tmp_path / "metrics.jsonl").write_text(metrics)
+    with pytest.raises(InputError, match="not a run"):
+        read(tmp_path)
