@@ -21,7 +21,7 @@ Differs from the authors' code, and from verl 0.9 where it was merged (loss_mode
 - Means, N and the quota are over the whole minibatch, as in the paper; there, over one GPU's micro-batch with at least
   one token each. The quota is floor(ratio N) even where that is 0; a warning says so once. log-ratios are clamped.
 - --kl-cov-ratio is a fraction; the authors' k_percent is a percentage (7B: 0.2, which is 2e-3; 32B: 0.02). Either would
-  select next to nothing of the embedded model's minibatches of some 2,000 tokens: the default here is 2e-2, some forty.
+  select next to nothing of the embedded model's minibatches of 1,400 tokens: the default here is 2e-2, some thirty.
 - verl's default coefficient is 0.1; the paper's and ours is 1.
 
 Which tokens: l <= 0, so a likely token of a good response cannot have a large covariance once entropy is low; the
