@@ -18,8 +18,8 @@ Differs from the authors' code, and from verl 0.9 where it was merged (loss_mode
 - Means, N and the quota are over the whole minibatch, as in the paper. There they are over one GPU's micro-batch, with
   at least one token each, so that the share that is left out grows with the number of micro-batches.
 - The quota is floor(ratio N) even where that is 0; a warning says so once. log-ratios are clamped to +-20.
-- --clip-cov-ratio is a fraction. The paper's 2e-4, of some hundred thousand tokens, would select nothing of the embedded
-  model's minibatches of 1,400: the default here is 1e-2, some fourteen.
+- --clip-cov-ratio is a fraction. The paper's 2e-4, of some hundred thousand tokens, would select nothing of the
+  embedded model's minibatches of 1,400: the default here is 1e-2, some fourteen.
 As in the code, tokens where the PPO clip already binds are no candidates, and the chosen stay in the denominator.
 
 Which tokens: l <= 0, so a likely token of a good response cannot have a large covariance once entropy is low; the
