@@ -88,7 +88,7 @@ class Args:
     model: str | None = None
     """directory or hub id of a causal language model; by default the embedded one"""
     task: str = "countdown"
-    """procedural task with knobs (countdown:numbers=4), or a .jsonl or .parquet file"""
+    """procedural task with knobs (countdown:numbers=4), named data set (gsm8k), hub id, or .jsonl or .parquet file"""
     prompt_column: str | None = None
     answer_column: str | None = None
     reward_mode: Literal["verifier", "random"] = "verifier"

@@ -1,4 +1,4 @@
-"""Problems: procedural tasks that need no download, and local files.
+"""Problems: procedural tasks that need no download, local files, and by way of common/hub.py data sets of the hub.
 
 `load_problems("countdown", ...)` gives a training list and an evaluation list that never share a problem. A
 procedural task takes its difficulty after a colon, `countdown:numbers=4,high=20`, and is a function of its name and
@@ -286,6 +286,19 @@ def is_procedural(name: str) -> bool:
     return name.partition(":")[0] in PROCEDURAL
 
 
+def is_file(name: str) -> bool:
+    return Path(name).suffix in (".jsonl", ".parquet")
+
+
+def has_test_split(name: str) -> bool:
+    """Whether "train" and "eval" of this task are apart by themselves, so that nothing need be held out."""
+    if is_procedural(name) or is_file(name):
+        return is_procedural(name)
+    from common import hub  # which needs this module
+
+    return hub.is_hub_name(name) and None not in (hub.find_set(name).train, hub.find_set(name).test)
+
+
 def load_task(
     name: str,
     split: str = "train",
@@ -295,17 +308,24 @@ def load_task(
 ) -> list[Problem]:
     """The problems of one split ("train", "eval" or "all").
 
-    `name` is a procedural task with optional knobs, or the path of a local .jsonl or .parquet file. `limit` is the
-    most that are returned; a procedural task makes 8,192 without it. Raises InputError for what cannot be used.
+    `name` is a procedural task with optional knobs, the path of a local .jsonl or .parquet file, one of the named data
+    sets of common/hub.py, or an id of the hub. `limit` is the most that are returned; a procedural task makes 8,192
+    without it. Raises InputError for what cannot be used.
     """
     if split not in ("train", "eval", "all"):
         raise InputError(f"unknown split {split!r}; use train, eval or all")
     path = Path(name)
     if is_procedural(name):
         return procedural_problems(name, split, 8192 if limit is None else limit)
-    if path.suffix not in (".jsonl", ".parquet"):
-        known = ", ".join(PROCEDURAL)
-        raise InputError(f"unknown task {name!r}; use one of {known}, or the path of a .jsonl or .parquet file")
+    if not is_file(name):
+        from common import hub  # which needs this module
+
+        if hub.is_hub_name(name):
+            return hub.hub_problems(name, split, prompt_column, answer_column)[:limit]
+        known = ", ".join([*PROCEDURAL, *hub.KNOWN])
+        raise InputError(
+            f"unknown task {name!r}; use one of {known}, a hub id (owner/name), or a .jsonl or .parquet file"
+        )
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long or out of reach
         raise InputError(f"task file {name} does not exist or is not a file; check the path")
     return split_problems(file_problems(path, prompt_column, answer_column), split)[:limit]
@@ -320,8 +340,8 @@ def load_problems(
 ) -> tuple[list[Problem], list[Problem]]:
     """The training problems, and at most `num_eval` evaluation problems none of which is trained on.
 
-    Without `eval_task` a part of `task` itself is held out. A file named as `eval_task` is used whole, and its
-    prompts are taken out of the training list.
+    Without `eval_task` it is the test split of `task`, or a part of it that is held out. A file, or a data set of one
+    split, that is named as `eval_task` is used whole. Its prompts are taken out of the training list.
     """
     columns = {"prompt_column": prompt_column, "answer_column": answer_column}
     source = eval_task or task
@@ -329,10 +349,10 @@ def load_problems(
     if is_procedural(source):
         evaluation = load_task(source, "eval", num_eval)
     else:
-        evaluation = load_task(source, "all" if separate else "eval", **columns)
+        evaluation = load_task(source, "all" if separate and not has_test_split(source) else "eval", **columns)
     if not evaluation:
         raise InputError(f"task {source} is too small to hold problems out for evaluation; use one with more problems")
-    train = load_task(task, "all" if separate and not is_procedural(task) else "train", **columns)
+    train = load_task(task, "all" if separate and not has_test_split(task) else "train", **columns)
     seen = {prompt_key(p.prompt) for p in evaluation}  # all of the file's, also those beyond `num_eval`
     train = [p for p in train if prompt_key(p.prompt) not in seen]
     if not train:

@@ -507,7 +507,7 @@ def test_a_file_that_is_not_there(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "countdwon", "x.json", "x.csv", "countdown=3", "COUNTDOWN", "a" * 5000])
 def test_an_unknown_task_names_the_known_ones(name):
-    with pytest.raises(InputError, match=f"use one of {', '.join(PROCEDURAL)}, or the path of a .jsonl or .parquet"):
+    with pytest.raises(InputError, match=f"use one of {', '.join(PROCEDURAL)}, gsm8k, .*or a .jsonl or .parquet file"):
         load_task(name)
 
 

@@ -1,0 +1,143 @@
+"""Data sets of the hub: rows of every named set become problems, what cannot be used is counted, errors are one line.
+
+No network: `datasets.load_dataset` gives local data sets of the columns that the hub has.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from common import InputError, hub
+from common.tasks import load_problems, load_task
+
+datasets = pytest.importorskip("datasets")
+
+# One good row of each set as its card shows it, and the problem it should become.
+ROWS = {
+    "gsm8k": ({"question": "How many?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,004"}, "1,004"),
+    "math": (
+        {"problem": "Find x.", "solution": "So $\\boxed{1}$, or \\boxed{\\frac{1}{2}}.", "level": "5"},
+        "\\frac{1}{2}",
+    ),
+    "math500": ({"problem": "Find x.", "answer": "\\left( 3, \\frac{\\pi}{2} \\right)", "solution": "s"}, None),
+    "dapo17k": ({"prompt": "Find x.", "solution": "34"}, "34"),
+    "deepscaler": ({"problem": "Find x.", "answer": "\\sqrt{2}", "solution": ""}, "\\sqrt{2}"),
+    "aime24": ({"problem": "Find x.", "answer": "204"}, "204"),
+    "aime25": ({"problem": "Find x.", "answer": "70"}, "70"),
+    "amc23": ({"question": "Find x.", "answer": 27.0}, "27"),
+    "olympiad": ({"question": "Find x.", "final_answer": ["2"]}, "2"),
+    "minerva": ({"question": "Find x.", "answer": ["4.5e33"]}, "4.5e33"),
+}
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, list[dict]]], list[tuple]]:
+    """Make the hub one data set with these splits; returns the calls that were made."""
+
+    def set_up(splits: dict[str, list[dict]]) -> list[tuple]:
+        calls = []
+
+        def load_dataset(repo: str, config: str | None = None, split: str | None = None) -> datasets.Dataset:
+            calls.append((repo, config, split))
+            if split not in splits:
+                raise ValueError(f"Unknown split {split!r}. Should be one of {list(splits)}.")
+            return datasets.Dataset.from_list(splits[split])
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda repo, config: list(splits))
+        return calls
+
+    return set_up
+
+
+def test_every_named_set_has_a_row_here() -> None:
+    assert hub.KNOWN.keys() == ROWS.keys()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_named_set(name: str, serve: Callable) -> None:
+    row, answer = ROWS[name]
+    source = hub.KNOWN[name]
+    calls = serve({split: [row] for split in (source.train, source.test) if split})
+    for split in ("train", "eval") if source.train and source.test else ("all",):
+        [problem] = load_task(name, split)
+        assert problem.prompt in ("How many?", "Find x.") and problem.answer == (answer or row["answer"])
+        assert problem.kind == "math" and problem.id == f"{name}-{calls[-1][2]}-row-1"
+        assert calls[-1][:2] == (source.repo, source.config)
+
+
+def test_train_and_test_split_are_used_as_they_are(serve: Callable) -> None:
+    rows = {part: [{"question": f"{part} {i}", "answer": f"#### {i}"} for i in range(20)] for part in ("train", "test")}
+    serve(rows)
+    train, evaluation = load_problems("gsm8k", None, 5)
+    assert len(train) == 20 and all(p.prompt.startswith("train") for p in train)
+    assert len(evaluation) == 5 and all(p.prompt.startswith("test") for p in evaluation)
+    train, evaluation = load_problems("countdown", "gsm8k", 50)
+    assert len(evaluation) == 20 and evaluation[0].prompt.startswith("test")
+
+
+def test_one_split_is_held_out_from_or_used_whole(serve: Callable) -> None:
+    serve({"train": [{"prompt": f"q{i}", "solution": str(i)} for i in range(30)], "test": []})
+    train, evaluation = load_problems("dapo17k", None, 50)
+    assert len(train) == 27 and len(evaluation) == 3 and not {p.prompt for p in train} & {p.prompt for p in evaluation}
+    train, evaluation = load_problems("countdown", "dapo17k", 50)
+    assert len(evaluation) == 30
+
+
+def test_shared_problems_leave_the_training_list(serve: Callable) -> None:
+    serve(
+        {
+            part: [{"question": f"q{i}", "answer": f"#### {i}"} for i in range(n)]
+            for part, n in (("train", 9), ("test", 4))
+        }
+    )
+    train, evaluation = load_problems("gsm8k", None, 4)
+    assert [p.prompt for p in train] == ["q4", "q5", "q6", "q7", "q8"] and len(evaluation) == 4
+
+
+def test_what_cannot_be_used_is_left_out_and_counted(serve: Callable, capsys: pytest.CaptureFixture) -> None:
+    rows = [("q1", ["1"]), ("q1", ["1"]), ("q2", ["1", "2"]), ("q3", []), (" ", ["1"]), ("q4", ["4"])]
+    serve({"train": [{"question": q, "final_answer": a} for q, a in rows]})
+    assert [p.prompt for p in load_task("olympiad", "all")] == ["q1", "q4"]
+    assert capsys.readouterr().err == (
+        "olympiad train: 2 problems, 1 duplicates left out, 2 without one gold answer left out, "
+        "1 empty or unreadable prompts left out\n"
+    )
+
+
+def test_any_id_of_the_hub(serve: Callable) -> None:
+    """Columns by their usual names or by flags; a config after a colon; validation stands in for test."""
+    calls = serve({part: [{"text": f"{part}?", "final_answer": 7}] for part in ("train", "validation")})
+    [problem] = load_task("someone/sums:hard", "eval", prompt_column="text")
+    assert (problem.prompt, problem.answer) == ("validation?", "7")
+    assert calls == [("someone/sums", "hard", "validation")]
+
+
+def test_chat_messages_are_kept(serve: Callable) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    serve({"train": [{"prompt": messages, "answer": "2"}]})
+    [problem] = load_task("someone/chats", "all")
+    assert problem.prompt == messages
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "words"),
+    [
+        ("someone/sums", {"train": [{"a": "q", "b": "1"}]}, ("no column", "--prompt-column")),
+        ("someone/sums", {"train": [{"prompt": {"text": "nested"}, "answer": "1"}]}, ("no usable problem",)),
+        ("gsm8k", {"test": [{"question": "q", "answer": "#### 1"}]}, ("openai/gsm8k", "Unknown split")),
+    ],
+)
+def test_refused_in_one_line(name: str, rows: dict, words: tuple, serve: Callable) -> None:
+    serve(rows)
+    with pytest.raises(InputError) as error:
+        load_task(name, "train")
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "someone/that-does-not-exist"])
+def test_hub_out_of_reach(name: str) -> None:
+    """The suite runs offline: this is the library's own error, in one line."""
+    with pytest.raises(InputError) as error:
+        load_task(name, "train")
+    assert "\n" not in str(error.value) and ("network" in str(error.value) or "not to be had" in str(error.value))
