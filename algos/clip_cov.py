@@ -94,6 +94,8 @@ class Args:
     """procedural task with knobs (countdown:numbers=4), named data set (gsm8k), hub id, or .jsonl or .parquet file"""
     prompt_column: str | None = None
     answer_column: str | None = None
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
     reward_mode: Literal["verifier", "random"] = "verifier"
     """random: a coin toss instead of the reward, as a control"""
 
@@ -214,7 +216,7 @@ if __name__ == "__main__":
         args = parse_args(Args)
         run = Run(Path(__file__).stem, args)
         train_problems, eval_problems = load_problems(
-            args.task, args.eval_task, args.eval_problems, args.prompt_column, args.answer_column
+            args.task, args.eval_task, args.eval_problems, args.prompt_column, args.answer_column, args.prompt_template
         )
         policy = Policy.load(
             args.model,
@@ -273,6 +275,8 @@ if __name__ == "__main__":
         samples = samples or fresh  # no mixed group at all: a step without gradient
         # [/algo]
         batch = make_batch(samples)
+        if step == run.first_step:
+            run.introduce(policy, samples)
 
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):

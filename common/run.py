@@ -320,6 +320,19 @@ class Run:
             if self.progress:
                 self.print(f"step {step}  {line}")
 
+    def introduce(self, policy: Any, samples: list) -> None:
+        """Show the arithmetic of a step, and one prompt as the model reads it with one response to it, to the token."""
+        args, sample = self.args, samples[0]
+        rows, updates = args.num_prompts * args.num_generations, args.num_minibatches * args.update_epochs
+        self.print(
+            f"a step: {args.num_prompts} prompts x {args.num_generations} responses = {rows} rows; "
+            f"{updates} updates of {rows // args.num_minibatches} rows"
+        )
+        whole = policy.tokenizer.decode(sample.prompt_ids + sample.response.token_ids)
+        split = len(policy.tokenizer.decode(sample.prompt_ids))
+        self.print(f"prompt ({len(sample.prompt_ids)} tokens): {whole[:split]!r}")
+        self.print(f"response ({len(sample.response.token_ids)} tokens, {sample.verdict.reason}): {whole[split:]!r}")
+
     def log_samples(self, step: int, samples: list, batch: dict, most: int = 4) -> None:
         """Append a few of the step's responses to samples.jsonl, spread over its prompts."""
         means = (batch["entropy"] * batch["mask"]).sum(1) / batch["mask"].sum(1)

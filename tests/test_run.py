@@ -237,13 +237,22 @@ def test_the_last_two_checkpoints_stay(finished):
 
 def test_plain_lines_when_not_on_a_terminal(finished):
     """A log file or a pipe gets one line a step, unwrapped, without control characters."""
-    lines = finished.out.splitlines()
+    first, *lines = finished.out.splitlines()
+    lines = [first, *lines[3:]]  # after the first evaluation the run introduces itself
     assert len(lines) == 5 and "\x1b" not in finished.out and "\r" not in finished.out
     for step, line in enumerate(lines[:4]):
         assert re.match(rf"step {step}/3  ", line)
         assert re.search(r"pass@1 \d\.\d{3}  pass@4 \d\.\d{3}$", line)
         assert step == 0 or re.search(r"reward \d\.\d{3}  entropy \d\.\d{3}  length \d\.\d", line)
     assert str(finished.directory) in lines[4]
+
+
+def test_a_run_introduces_itself(finished):
+    """The arithmetic of a step, and one prompt and response as the model has them, every character visible."""
+    _, arithmetic, prompt, response, *_ = finished.out.splitlines()
+    assert arithmetic == "a step: 4 prompts x 2 responses = 8 rows; 2 updates of 4 rows"
+    assert re.fullmatch(r"prompt \(4 tokens\): '\d\+\d='", prompt)
+    assert re.match(r"response \(\d+ tokens, \w+\): ['\"]", response)
 
 
 def test_no_evaluation(train, tmp_path):

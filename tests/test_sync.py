@@ -89,6 +89,6 @@ def test_head_says_where_it_comes_from(name: str) -> None:
 
 def test_common_does_not_know_the_algorithms() -> None:
     """What is learned is decided in algos/ alone."""
-    words = re.compile(r"\badvantages?\b|clip_ratio|\bkl_cov|\bdapo\b(?!-Math)|\bnsr\b|entropic", re.IGNORECASE)
+    words = re.compile(r"\badvantages?\b|clip_ratio|\bkl_cov|top_entropy|\bnsr\b|entropic|max_resample", re.IGNORECASE)
     for path in sorted((ROOT / "common").glob("*.py")):
         assert not words.search(path.read_text()), path.name

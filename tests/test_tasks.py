@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from common import InputError
-from common.tasks import PROCEDURAL, Problem, ProblemStream, load_problems, load_task
+from common.tasks import PROCEDURAL, Problem, ProblemStream, load_problems, load_task, render
 from common.verifier import Verifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -664,3 +664,42 @@ def test_a_long_list_is_taken_from_quickly():
     for _ in range(20):
         stream.take(64)
     assert time.process_time() - started < 5
+
+
+# --- Prompt templates -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "roles", "start", "end"),
+    [
+        ("raw", None, "What is {x}?", "What is {x}?"),
+        ("chat", ["user"], "What is {x}?", "What is {x}?"),
+        ("qwen_boxed", ["system", "user"], "Please reason step by step, and put", "What is {x}?"),
+        ("dapo", ["user"], "Solve the following math problem", 'on its own line after "Answer:".'),
+        ("r1", None, "A conversation between User and Assistant.", "User: What is {x}?\nAssistant: <think>"),
+    ],
+)
+def test_prompt_template(template, roles, start, end):
+    """The question as it is, braces and all, in the words around it."""
+    prompt = render(template, "What is {x}?")
+    contents = [prompt] if roles is None else [message["content"] for message in prompt]
+    assert roles is None or [message["role"] for message in prompt] == roles
+    assert contents[0].startswith(start) and contents[-1].endswith(end)
+    assert sum(content.count("What is {x}?") for content in contents) == 1
+    if template == "qwen_boxed":
+        assert contents[0].endswith("within \\boxed{}.")
+
+
+def test_templates_change_prompts_alone(tmp_path):
+    plain = load_problems("countdown", None, 5)
+    boxed = load_problems("countdown", None, 5, template="qwen_boxed")
+    for before, after in zip(plain, boxed, strict=True):
+        assert [(p.answer, p.id, p.kind) for p in before] == [(p.answer, p.id, p.kind) for p in after]
+        assert [p.prompt for p in before] == [p.prompt[1]["content"] for p in after]
+    path = tmp_path / "chats.jsonl"
+    rows = [{"prompt": [{"role": "user", "content": f"{i}?"}], "answer": "1"} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="chat messages already"):
+        load_problems(str(path), None, 5, template="dapo")
+    with pytest.raises(InputError, match="unknown prompt template"):
+        render("boxed", "q")
