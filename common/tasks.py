@@ -15,6 +15,7 @@ import math
 import os
 import random
 import reprlib
+import sys
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,6 +233,12 @@ def prompt_key(prompt: str | list[dict]) -> str:
     return "\n".join(content.strip() for content in contents)
 
 
+def loose_key(prompt: str | list[dict]) -> str | None:
+    """Equal for texts that differ in case, spacing or punctuation alone; None for one with too few words to tell."""
+    letters = "".join(filter(str.isalnum, prompt_key(prompt).lower()))
+    return letters if sum(map(str.isalpha, letters)) >= 20 else None
+
+
 def row_problem(place: str, row: dict, prompt_column: str, answer_column: str) -> Problem:
     """The problem in one row; of chat messages only role and content are kept."""
     prompt, answer = row[prompt_column], row[answer_column]
@@ -398,7 +405,17 @@ def load_problems(
         raise InputError(f"task {source} is too small to hold problems out for evaluation; use one with more problems")
     train = load_task(task, "all" if separate and not has_test_split(task) else "train", **columns)
     seen = {prompt_key(p.prompt) for p in evaluation}  # all of the file's, also those beyond `num_eval`
+    before = len(train)
     train = [p for p in train if prompt_key(p.prompt) not in seen]
+    if len(train) < before:
+        print(f"{before - len(train):,} problems of {task} are left out: {source} evaluates on them", file=sys.stderr)
+    alike = {loose_key(p.prompt) for p in evaluation} - {None}
+    if near := sum(loose_key(p.prompt) in alike for p in train):
+        print(
+            f"warning: {near:,} problems of {task} differ from one of {source} in case, spaces or punctuation alone: "
+            "what the evaluation shows may have been learned by heart",
+            file=sys.stderr,
+        )
     if not train:
         raise InputError(f"task {task} leaves nothing to train on once evaluation problems are held out; add problems")
     return with_template(train, template), with_template(evaluation[:num_eval], template)

@@ -195,7 +195,7 @@ PROCEDURAL = ("countdown", "arithmetic", "gcd", "sorting", "letter_counting", "r
 
 
 @pytest.mark.parametrize("flag", ["task", "eval-task"])
-@pytest.mark.parametrize("name", ["countdwon", "math", "", "problems.csv", "countdown=3"])
+@pytest.mark.parametrize("name", ["countdwon", "maths", "", "problems.csv", "countdown=3"])
 def test_unknown_task_names_the_known_ones(flag, name, refused):
     if flag == "eval-task" and not name:
         pytest.skip("an empty --eval-task is the default")

@@ -703,3 +703,19 @@ def test_templates_change_prompts_alone(tmp_path):
         load_problems(str(path), None, 5, template="dapo")
     with pytest.raises(InputError, match="unknown prompt template"):
         render("boxed", "q")
+
+
+def test_overlap_of_training_and_evaluation_is_said(tmp_path, capsys):
+    """Word for word: left out. But for case and punctuation: said. Short sums, whose signs are all they have: not."""
+    same, near = "How many apples does Ann have in all?", "How many pears does Bob have in all?"
+    files = {
+        "train": [same, near, "What is the sum of nine and ten, please?", "1+12="],
+        "eval": [same, near.upper().replace(" ", "  ") + "!", "11+2="],
+    }
+    for name, prompts in files.items():
+        rows = [json.dumps({"prompt": prompt, "answer": "1"}) + "\n" for prompt in prompts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    train, _ = load_problems(str(tmp_path / "train.jsonl"), str(tmp_path / "eval.jsonl"), 10)
+    assert [p.prompt for p in train] == files["train"][1:]
+    left_out, warning = capsys.readouterr().err.splitlines()
+    assert left_out.startswith("1 problems") and warning.startswith("warning: 1 problems") and "by heart" in warning
