@@ -6,7 +6,8 @@
 Two processes of one thread each. A finished run is kept under runs/collapse and never repeated, so an interrupted
 benchmark goes on where it stopped; the report can be made at any time from what is there. It writes, to
 benchmarks/results/collapse: off-policy.csv and on-policy.csv (one row per run and step), tuning.csv, theorem.csv, a
-figure for each regime, and CLAIMS.md, which says what each paper promises and what was seen.
+figure for each regime, and CLAIMS.md, which says what each paper promises and what was seen; the README shows its first
+tables.
 
 Two regimes: eight updates per rollout, as in the papers, and one. OPO, on-policy by definition, is run in the second
 and shown in both. Entropy is compared as `rollout/entropy`, the mean of -log p over every sampled token: the same
@@ -355,7 +356,10 @@ def claims(runs: Runs) -> list[tuple[str, str, str, tuple[float, float, float], 
     def compare(arm: str, base: str, promise: str, reading: str, measure: Callable, direction: int = 1) -> None:
         if len(runs.seeds(arm, base)) > 1:
             effect = difference(runs, arm, base, measure)
-            rows.append((arm, promise, f"{reading}, less {base}", effect, verdict(*effect[1:], direction)))
+            word = verdict(*effect[1:], direction)
+            if promise.startswith("not a claim"):
+                word = {"reproduced": "higher", "contradicted": "lower"}.get(word, "no difference seen")
+            rows.append((arm, promise, f"{reading}, less {base}", effect, word))
 
     def entropy_claims(arm: str, base: str) -> None:
         promise = "entropy does not collapse"
@@ -612,6 +616,14 @@ def tuning_section(args: Args) -> str | None:
     return TUNING.format(tune_steps=args.tune_steps, tune_seeds=seeds, rows="\n".join(lines), kept=", ".join(kept))
 
 
+def show_in_readme(tables: str) -> None:
+    """Put the tables of the papers' own regime between the README's two marks."""
+    path = ROOT / "README.md"
+    before, _, rest = path.read_text().partition("<!-- claims -->\n")
+    _, _, after = rest.partition("<!-- /claims -->\n")
+    path.write_text(f"{before}<!-- claims -->\n{tables}\n\n<!-- /claims -->\n{after}")
+
+
 def report(args: Args, console: Console) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     seeds = ", ".join(map(str, args.seeds))
@@ -633,6 +645,7 @@ def report(args: Args, console: Console) -> None:
         sections.append(REGIME.format(note=note, title=regime.capitalize(), updates=updates, regime=regime, **tables))
         if regime == "off-policy":
             law_section = LAW.format(rows="\n".join(law_table(runs)))
+            show_in_readme(tables["summary"] + "\n\n" + tables["claims"])
     sections.append(law_section)
     if (RESULTS / "theorem.csv").exists():
         sections.append(THEOREM.format(rows="\n".join(theorem_lines(read_csv(RESULTS / "theorem.csv")))))

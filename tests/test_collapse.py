@@ -130,3 +130,12 @@ def test_unfinished_run_is_not_read(tmp_path, monkeypatch) -> None:
     assert one.records() == []
     (one.directory / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     assert len(one.records()) == 2
+
+
+def test_readme_shows_the_tables_of_the_report() -> None:
+    """Numbers in the README are those of the last report."""
+    readme, claims = collapse.ROOT / "README.md", collapse.RESULTS / "CLAIMS.md"
+    shown = readme.read_text().partition("<!-- claims -->")[2].partition("<!-- /claims -->")[0]
+    section = claims.read_text().partition("## Off-policy")[2].partition("## On-policy")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 10 and [line for line in shown.splitlines() if line.startswith("| ")] == rows
