@@ -4,8 +4,9 @@
     responses = sampler.generate(prompt_ids, n=8, temperature=1.0, max_new_tokens=24, seed=7)
     sampler.sync()                                   # after the policy's parameters have changed
 
-A sampler draws from exactly softmax(logits / temperature): no top-p, no top-k, no penalties, whatever the model's
-generation config says. Responses come prompt-major: response `g` of prompt `p` is `responses[p * n + g]`.
+A sampler draws from exactly softmax(logits / temperature): no top-k, no penalties, whatever the model's generation
+config says, and no top-p but in an evaluation that asks for it. Responses come prompt-major: response `g` of prompt `p`
+is `responses[p * n + g]`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,13 @@ def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
     # Scaling by the last entry makes rounding in the sum harmless; right=True never picks a token of probability 0.
     threshold = noise[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The likeliest tokens that together reach `top_p`, the others at 0; (R, V), not normalised again."""
+    ordered, index = probabilities.sort(-1, descending=True)
+    kept = ordered.cumsum(-1) - ordered < top_p  # what stands before a token has not reached it yet
+    return torch.zeros_like(probabilities).scatter(-1, index, ordered * kept)
 
 
 def one_token_attention(
@@ -167,9 +175,18 @@ class TransformersSampler:
         """The policy's model is the sampler's model."""
 
     def generate(
-        self, prompt_ids: list[list[int]], n: int, temperature: float, max_new_tokens: int, seed: int
+        self,
+        prompt_ids: list[list[int]],
+        n: int,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[Response]:
-        """`n` responses to each prompt, a function of the parameters, the prompts and `seed` alone."""
+        """`n` responses to each prompt, a function of the parameters, the prompts and `seed` alone.
+
+        `top_p` below 1 is for evaluation: log-probabilities are still those of the whole distribution.
+        """
         noise = uniform_noise(seed, len(prompt_ids), n, max_new_tokens).view(len(prompt_ids), n, max_new_tokens)
         # Prompts of similar length share a batch; a batch is as large as its cache may grow.
         order = sorted(range(len(prompt_ids)), key=lambda index: len(prompt_ids[index]), reverse=True)
@@ -179,14 +196,18 @@ class TransformersSampler:
         while start < len(order):
             longest = len(prompt_ids[order[start]])
             group = order[start : start + max(1, budget // (n * (longest + max_new_tokens)))]
-            sampled = self._generate_batch([prompt_ids[i] for i in group], noise[group].flatten(0, 1), temperature)
+            sampled = self._generate_batch(
+                [prompt_ids[i] for i in group], noise[group].flatten(0, 1), temperature, top_p
+            )
             for position, index in enumerate(group):
                 responses[index] = sampled[position * n : (position + 1) * n]
             start += len(group)
         return [response for group in responses for response in group]
 
     @torch.inference_mode()
-    def _generate_batch(self, prompts: list[list[int]], noise: Tensor, temperature: float) -> list[Response]:
+    def _generate_batch(
+        self, prompts: list[list[int]], noise: Tensor, temperature: float, top_p: float
+    ) -> list[Response]:
         """One batch of prompts, longest first; noise (rows, max_new_tokens) gives the number of rows per prompt."""
         model, device = self.policy.model, self.policy.device
         rows, limit = noise.shape
@@ -230,7 +251,8 @@ class TransformersSampler:
                     logits = output.logits
                 scaled = logits[:, -1].float() / temperature  # (alive rows, V)
                 distribution = scaled.log_softmax(-1)
-                token = draw(distribution.exp(), noise[alive, t])
+                probabilities = distribution.exp()
+                token = draw(nucleus(probabilities, top_p) if top_p < 1 else probabilities, noise[alive, t])
                 tokens[alive, t] = token
                 logprobs[alive, t] = distribution.gather(1, token[:, None])[:, 0]
                 ending = torch.isin(token, end_ids) & ~ended[alive]
@@ -279,11 +301,12 @@ def sample_groups(
     temperature: float,
     max_new_tokens: int,
     seed: int,
+    top_p: float = 1.0,
 ) -> list[Sample]:
     """Sample n responses to each problem and check them. Prompt-major: sample `p * n + g`."""
     with timer("rollout"):
         prompt_ids = [sampler.policy.encode(problem.prompt) for problem in problems]
-        responses = sampler.generate(prompt_ids, n, temperature, max_new_tokens, seed)
+        responses = sampler.generate(prompt_ids, n, temperature, max_new_tokens, seed, top_p)
         texts = sampler.policy.decode([response.token_ids for response in responses])
     with timer("verify"):
         asked = [problem for problem in problems for _ in range(n)]
