@@ -4,8 +4,8 @@ r"""Mathematical answers: where a response states one, and whether it equals the
 the rest. Only `symbolic` can be slow: `common.verifier` calls it in worker processes that it can kill. This file
 imports nothing heavy, because those workers import it.
 
-Nothing here evaluates text. math-verify reads LaTeX with a grammar that has no calls; its other reader, for plain
-expressions, goes through sympy's evaluating parser and is not used.
+Nothing here evaluates text. math-verify reads LaTeX with a grammar that has no calls, and hands nothing but the digits
+of a number to sympy's parser, which does evaluate. Its other reader, for plain expressions, is not used.
 
 Leniencies that remain: "50%" equals 50 and 0.5; a base or a unit that only one side states is ignored by the other
 (1010_2 and 1010, 5 cm and 5); of a chain "5=18" the last part counts; sums and unsimplified forms are right (9+9 for
@@ -151,7 +151,7 @@ def as_words(text: str) -> str | None:
 
 def split_unit(text: str) -> tuple[str, str]:
     r"""The text without its unit, and that in one spelling: ("864", "inch^2") of "864 \mbox{ inches}^2"; 12_8 too."""
-    text = text.strip("$ .").removeprefix("\\$")
+    text = text.strip("$ ").removeprefix("\\$").removesuffix(".").strip("$ ")
     if percent := re.search(r"\s*(?:\\?%|percent|\\text\s*\{\s*percent\s*\})$", text):
         return text[: percent.start()], "%"
     if degrees := re.search(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})$", text):
