@@ -225,15 +225,16 @@ def symbolic(answer: str, gold: str, limit: float) -> bool:
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, limit + 1)
-    # Units are ours: math-verify's list has letters such as t, h and c, so that 5t would equal 5.
-    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False)
-    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)]
-    # Without a box around it, a gold such as "6,-6" would be read as 6.
-    parsed = [
-        parse(f"\\boxed{{{split_unit(to_latex(text))[0]}}}", config, "no_fallback", parsing_timeout=None)
-        for text in (gold, answer)
-    ]
-    right = bool(all(parsed) and verify(*parsed, timeout_seconds=None))
-    if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return right
+    try:
+        # Units are ours: math-verify's list has letters such as t, h and c, so that 5t would equal 5.
+        normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False)
+        config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)]
+        # Without a box around it, a gold such as "6,-6" would be read as 6.
+        parsed = [
+            parse(f"\\boxed{{{split_unit(to_latex(text))[0]}}}", config, "no_fallback", parsing_timeout=None)
+            for text in (gold, answer)
+        ]
+        return bool(all(parsed) and verify(*parsed, timeout_seconds=None))
+    finally:  # a worker that dies later, while it waits for the next pair, could leave its pool locked
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)

@@ -482,7 +482,7 @@ def test_algebra_accepts(answer, gold):
         ("9+\u0669", "18"),
         ("0.333333", "1/3"),
         ("7 times 6 is 43", "43"),
-        ("{" * 90 + "}" * 90, "x+1"),
+        ("{" * 20 + "}" * 20, "x+1"),
         ("x\ud800", "x+1"),
         ("1\x002", "x+1"),
     ],
@@ -548,7 +548,9 @@ def read_golds(name: str) -> list[Problem]:
     return [Problem("?", json.loads(line)["answer"], name, "math") for line in (folder / name).open()]
 
 
-@pytest.mark.parametrize("name", ["gsm8k_train.jsonl", "gsm8k_test.jsonl", "math500_test.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["gsm8k_train.jsonl", "gsm8k_test.jsonl", pytest.param("math500_test.jsonl", marks=pytest.mark.slow)]
+)
 def test_golds_of_real_data(name):
     """Each verifies against itself, as read by math-verify too; another problem's does not."""
     problems = read_golds(name)
@@ -630,7 +632,7 @@ import multiprocessing, sys, threading, time
 print("read", __name__, flush=True)
 import common.verifier
 from common.tasks import Problem
-verifier = common.verifier.Verifier(timeout=3.0, workers=1)
+verifier = common.verifier.Verifier(timeout=1.5, workers=1)
 problem = Problem("?", "x+1", "t-1", "math")
 print(verifier([problem], [r"\\\\boxed{1+x}"])[0].reason, flush=True)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -651,8 +653,18 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("end", ["exit", "SIGINT", "SIGTERM", "SIGKILL"])
-@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("idle", "exit"),
+        ("idle", "SIGKILL"),
+        ("busy", "SIGTERM"),
+        pytest.param("idle", "SIGTERM", marks=pytest.mark.slow),
+        pytest.param("busy", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("busy", "exit", marks=pytest.mark.slow),
+        pytest.param("busy", "SIGKILL", marks=pytest.mark.slow),
+    ],
+)
 def test_workers_die_with_the_process(state, end, tmp_path):
     """However it ends; and a worker does not run the main script, which has no guard here, nor import torch."""
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -673,7 +685,7 @@ def test_workers_die_with_the_process(state, end, tmp_path):
         process.send_signal(signal.Signals[end])
     assert process.stdout.read() == ""
     process.wait(10)
-    deadline = time.monotonic() + 3.0 + 2.0
+    deadline = time.monotonic() + 1.5 + 2.0
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(worker)
@@ -758,6 +770,15 @@ BAIT = {
     "boxed, alternating": "\\boxed{" + "{}" * 100_000,
     "boxed, backslashes": "\\boxed{" + "\\" * MEGA,
     "boxed many": "\\boxed{" * 100_000,
+    "boxed, then space": ("\\boxed" + " " * 1000) * 1000,
+    "boxed, no braces": "\\boxed 9^9" * 100_000,
+    "fbox, nested": "\\fbox{" * 100_000 + "}" * 100_000,
+    "tags": "<answer>" * 100_000,
+    "tags, closed": "<answer>" * 100_000 + "9^9^9" * 1000 + "</answer>" * 100_000,
+    "answer, spaced far": ("answer" + " " * 1000 + "x") * 1000,
+    "boxed text": "\\boxed{" + "abc de " * (MEGA // 7) + "}",
+    "boxed units": "\\boxed{" + "\\text{cm}" * 100_000 + "}",
+    "boxed thousands": "\\boxed{" + ", 1" * 100_000 + "}",
     "boxed many, closed": "\\boxed{" * 100_000 + "}" * 100_000,
     "frac many": "\\frac{" * 100_000,
     "frac of digits": "\\frac{" + "1" * MEGA + "}{2}",
