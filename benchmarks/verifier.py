@@ -34,7 +34,8 @@ RESULTS = Path(__file__).parent / "results" / "verifier.json"
 NUMBERS = [str(n) for n in range(2, 40)] + ["1,234", "0.75", r"\frac{3}{4}", r"\frac{17}{50}", "-7", r"10\%", r"\$32"]
 OTHERS = """2\\sqrt{3} | x^2+2x+1 | \\frac{\\sqrt{21}}{5} | (2,\\infty) | \\left( 3, \\frac{\\pi}{2} \\right) | 6 - 5i
 | 1,-2 | \\text{east} | \\begin{pmatrix} 1/5 \\\\ -18/5 \\end{pmatrix} | 90^\\circ | 3 \\pm 2\\sqrt{2} | 12\\pi
-| \\text{(C)} | (0,9) \\cup (9,36) | 2k+2 | 15x - 80 | \\frac{11+9a}{20} | y = 2x + 3 | 4343_6 | -\\frac{\\pi}{6} | 5r^5"""
+| \\text{(C)} | (0,9) \\cup (9,36) | 2k+2 | 15x - 80 | \\frac{11+9a}{20} | y = 2x + 3 | 4343_6
+| -\\frac{\\pi}{6} | 5r^5"""
 WORDS = "so we add the two sides and find that " * 112
 
 

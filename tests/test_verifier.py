@@ -482,7 +482,7 @@ def test_algebra_accepts(answer, gold):
         ("9+\u0669", "18"),
         ("0.333333", "1/3"),
         ("7 times 6 is 43", "43"),
-        ("{" * 20 + "}" * 20, "x+1"),
+        ("{{{}}}", "x+1"),
         ("x\ud800", "x+1"),
         ("1\x002", "x+1"),
     ],
@@ -584,7 +584,15 @@ def test_a_hung_comparison_is_killed_and_the_others_are_not():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "bomb",
-    ["9^{9^{9^9}}", "(10^6)!", "(((((9!)!)!)!)!)!", r"\binom{10^9}{10^8}", "(x+y+z+w)^{500}", r"\prod_{i=1}^{10^7} i"],
+    [
+        "{" * 20 + "}" * 20,
+        "9^{9^{9^9}}",
+        "(10^6)!",
+        "(((((9!)!)!)!)!)!",
+        r"\binom{10^9}{10^8}",
+        "(x+y+z+w)^{500}",
+        r"\prod_{i=1}^{10^7} i",
+    ],
 )
 def test_no_bomb_outlives_its_time(bomb):
     with Verifier(timeout=2.0, workers=1) as verifier:
