@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common import InputError
+from common.maths import find_answer
 from common.tasks import ANSWER_COLUMNS, PROMPT_COLUMNS, Problem, is_prompt, pick_column, prompt_key, split_problems
-from common.verifier import last_boxed
 
 
 def plain(value: object) -> str | None:
@@ -27,14 +27,10 @@ def plain(value: object) -> str | None:
     return str(value).strip() or None if isinstance(value, str | int | float) else None
 
 
-def after_hashes(value: object) -> str | None:
-    """GSM8K writes its answer after ####, with commas."""
-    return value.rpartition("####")[2].strip() or None if isinstance(value, str) and "####" in value else None
-
-
-def boxed(value: object) -> str | None:
-    """MATH writes its answer in the last \\boxed{} of the solution."""
-    return last_boxed(value) if isinstance(value, str) else None
+def stated(value: object) -> str | None:
+    """The answer that a worked solution states: in its last box (MATH) or after #### (GSM8K)."""
+    answer, marked = find_answer(value) if isinstance(value, str) else (None, False)
+    return answer if marked else None
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ class HubSet:
 
 
 KNOWN = {
-    "gsm8k": HubSet("openai/gsm8k", "main", "train", "test", "question", "answer", after_hashes),
-    "math": HubSet("DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution", boxed),
+    "gsm8k": HubSet("openai/gsm8k", "main", "train", "test", "question", "answer", stated),
+    "math": HubSet("DigitalLearningGmbH/MATH-lighteval", None, "train", "test", "problem", "solution", stated),
     "math500": HubSet("HuggingFaceH4/MATH-500", None, None, "test", "problem", "answer"),
     # The first release repeats each of its 17,000 problems a hundred times; this is the one without.
     "dapo17k": HubSet("open-r1/DAPO-Math-17k-Processed", "all", "train", None, "prompt", "solution"),

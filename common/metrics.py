@@ -34,6 +34,7 @@ def rollout_metrics(samples: list[Sample], num_generations: int) -> dict[str, fl
         "rollout/all_wrong_ratio": mean(groups.amax(1) == 0),
         "verifier/timeout_ratio": reasons.count("timeout") / len(reasons),
         "verifier/no_answer_ratio": reasons.count("no_answer") / len(reasons),
+        "verifier/error_ratio": reasons.count("error") / len(reasons),
         "tokens/rollout": lengths.sum().item(),
     }
 

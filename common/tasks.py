@@ -340,6 +340,18 @@ def is_file(name: str) -> bool:
     return Path(name).suffix in (".jsonl", ".parquet")
 
 
+def with_verifiable_gold(problems: list[Problem], name: str) -> list[Problem]:
+    """The problems whose gold answer the verifier can read: with another, a perfect response would count as wrong."""
+    from common.verifier import Verifier  # which needs this module
+
+    with Verifier() as verifier:
+        kept = [p for p, good in zip(problems, verifier.verifiable(problems), strict=True) if good]
+    if len(kept) < len(problems):
+        lost = len(problems) - len(kept)
+        print(f"{name}: {lost:,} problems left out, whose gold answer cannot be verified", file=sys.stderr)
+    return kept
+
+
 def has_test_split(name: str) -> bool:
     """Whether "train" and "eval" of this task are apart by themselves, so that nothing need be held out."""
     if is_procedural(name) or is_file(name):
@@ -401,9 +413,12 @@ def load_problems(
         evaluation = load_task(source, "eval", num_eval)
     else:
         evaluation = load_task(source, "all" if separate and not has_test_split(source) else "eval", **columns)
+        evaluation = with_verifiable_gold(evaluation, source)
     if not evaluation:
         raise InputError(f"task {source} is too small to hold problems out for evaluation; use one with more problems")
     train = load_task(task, "all" if separate and not has_test_split(task) else "train", **columns)
+    if not is_procedural(task):
+        train = with_verifiable_gold(train, task)
     seen = {prompt_key(p.prompt) for p in evaluation}  # all of the file's, also those beyond `num_eval`
     before = len(train)
     train = [p for p in train if prompt_key(p.prompt) not in seen]

@@ -3,17 +3,32 @@
     verdicts = Verifier()(problems, responses)       # one Verdict per response
 
 Model text is never evaluated. Each checker is a few regular expressions and exact arithmetic on bounded numbers, linear
-in the length of the text, so nothing a model writes can hang, crash or execute code here.
+in the length of the text, so nothing a model writes can hang, crash or execute code here. Mathematical answers that
+are neither numbers nor words need algebra, which can take for ever or crash: math-verify does it in worker processes,
+which are killed when their time is up.
 """
 
+import os
 import random
 import re
+import sys
+import threading
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from fractions import Fraction
+from importlib.util import find_spec
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 
+from pebble import ProcessExpired, ProcessPool
+
+from common.maths import MAX_LENGTH, compare, compare_forms, final_answer, find_answer, start_worker, symbolic
 from common.tasks import Problem
+
+UNDECIDED = "undecided"  # until math-verify has been asked; never leaves this file
 
 
 @dataclass(frozen=True)
@@ -25,47 +40,11 @@ class Verdict:
     answer: str | None
 
 
-# --- Extraction -------------------------------------------------------------------------------------------------
-
-
-def last_boxed(text: str) -> str | None:
-    r"""Content of the last \boxed{...} with balanced braces (\{ and \} aside); None if none is there or it is open."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    text = text[start + len("\\boxed") :]
-    depth = 0
-    for run in re.finditer(r"(?:\\.)+|\{+|\}+", text, re.DOTALL):
-        if run[0][0] == "{":
-            depth += len(run[0])
-        elif run[0][0] == "}":
-            if len(run[0]) >= depth:
-                return text[1 : run.start() + depth - 1]
-            depth -= len(run[0])
-    return None
-
-
-def final_answer(text: str) -> str | None:
-    r"""The marked answer: the last \boxed{}, else the line after the last "####" or "Answer:", else the whole text.
-
-    Only what comes after a closing </think> counts. None if nothing is left.
-    """
-    text = text.rpartition("</think>")[2]
-    if "\\boxed{" in text:
-        text = last_boxed(text) or ""
-    elif mark := re.match(r".*(?:####|answer:)", text, re.DOTALL | re.IGNORECASE):
-        text = text[mark.end() :].strip().partition("\n")[0]
-    return text.strip() or None
-
-
 # --- Checkers: (response, gold) -> (right, answer) -----------------------------------------------------------------
 # Digits are ASCII: Python's \d and int() also take Arabic-Indic and other digits.
 
 COUNTDOWN_NUMBER = r"(0|-?[1-9][0-9]{0,59})"
 STEP = re.compile("([-+*/])".join([COUNTDOWN_NUMBER] * 2) + "=" + COUNTDOWN_NUMBER)
-# 1234 or 1,234 or nothing before a decimal point; then decimals.
-NUMBER = re.compile(r"([-+]?)([0-9]{1,30}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|(?=\.))(?:\.([0-9]{1,30}))?")
-LATEX_FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?[0-9]{1,30})\}\{([0-9]{1,30})\}")
 
 
 def countdown_result(text: str) -> tuple[Counter, int] | None:
@@ -108,64 +87,125 @@ def check_exact(text: str, gold: str) -> tuple[bool, str | None]:
     return answer is not None and answer.split() == gold.split(), answer
 
 
-def tidy(text: str) -> str:
-    """Without "$" around it, a final period and white space; only a space between two digits stays: "1 2" is not 12."""
-    text = " ".join(text.split()).strip("$ ").removeprefix("\\$").removesuffix(".").strip("$ ")
-    return re.sub(r"(?<![0-9]) | (?![0-9])", "", text)
+def check_math(text: str, gold: str) -> tuple[bool | None, str | None]:
+    r"""Equal as numbers or as words; None where that does not tell, and math-verify has to.
 
-
-def as_number(text: str) -> Fraction | None:
-    r"""Integers, decimals and fractions ("1,234", "$5.0", "-3/4", "\frac{1}{2}") as exact numbers; else None.
-
-    "50%" is none: whether it means 50 or 0.5 depends on the question.
+    A text without a mark such as \boxed{} is an answer only if it is one short line, and then a number or word: a
+    number that happens to occur in prose is none.
     """
-    text = tidy(text)
-    if latex := LATEX_FRACTION.fullmatch(text):  # the whole of it: 2\frac{1}{2} is not 21/2
-        text = "{}{}/{}".format(*latex.groups())
-    parts = [NUMBER.fullmatch(part) for part in text.split("/", 2)]
-    if len(parts) > 2 or not all(parts):
-        return None
-    values = []
-    for sign, whole, decimals in (part.groups(default="") for part in parts):
-        value = Fraction(int(whole.replace(",", "") + decimals), 10 ** len(decimals))
-        values.append(-value if sign == "-" else value)
-    return values[0] if len(values) == 1 else values[0] / values[1] if values[1] else None
-
-
-def check_math(text: str, gold: str) -> tuple[bool, str | None]:
-    """Equal as exact numbers, or the same characters where either is not a plain number."""
-    answer, wanted = final_answer(text), final_answer(gold)
+    answer, marked = find_answer(text)
+    wanted = final_answer(gold)
+    if answer is not None and not marked and (len(answer) > MAX_LENGTH or "\n" in answer):
+        answer = None
     if answer is None or wanted is None:
         return False, answer
-    a, b = as_number(answer), as_number(wanted)
-    if a is not None and b is not None:
-        return a == b, answer
-    return tidy(answer) == tidy(wanted), answer
+    right = compare(answer, wanted)
+    return (right if marked or right is not None else False), answer
 
 
 CHECKERS = {"countdown": check_countdown, "exact": check_exact, "math": check_math}
 
 
-class Verifier:
-    """Checks responses. With `reward_mode="random"` the reward is a coin toss: a control, with nothing to learn.
+# --- Worker processes ---------------------------------------------------------------------------------------------
 
-    The coin is a function of (seed, problem, position, response), so that a resumed run repeats it.
+
+class WorkerProcess(SpawnProcess):
+    """A spawned process that does not import the main script, and torch and the model code with it.
+
+    multiprocessing tells a new process which file `__main__` came from, and the process runs that file; for the few
+    milliseconds of the start there is a `__main__` that came from none.
     """
 
-    def __init__(self, reward_mode: str = "verifier", seed: int = 0):
+    starting = threading.Lock()
+
+    @staticmethod
+    def _Popen(process):
+        with WorkerProcess.starting:
+            main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process)
+            finally:
+                sys.modules["__main__"] = main
+
+
+class WorkerContext(SpawnContext):
+    Process = WorkerProcess
+
+
+def stop_pool(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
+
+
+class Verifier:
+    """Checks responses. `timeout` is the most seconds that one comparison may take; then its worker is killed.
+
+    Worker processes (`workers`; default: one per core, at most 8) start at the first pair that exact arithmetic cannot
+    decide, and stop on `close`, at the end of a `with` block, or with this process, however it ends. Calls may come
+    from any thread.
+
+    With `reward_mode="random"` the reward is a coin toss: a control, with nothing to learn. The coin is a function of
+    (seed, problem, position, response), so that a resumed run repeats it.
+    """
+
+    def __init__(self, reward_mode: str = "verifier", seed: int = 0, timeout: float = 5.0, workers: int | None = None):
         self.reward_mode = reward_mode
         self.seed = seed
+        self.timeout = timeout
+        self.workers = workers or min(os.cpu_count() or 1, 8)
+        self._pool: ProcessPool | None = None
+        self._stop = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Verifier":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the worker processes; the next call that needs some starts new ones."""
+        with self._lock:
+            if self._stop:
+                self._stop()
+            self._pool = self._stop = None
 
     def __call__(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
         """One verdict per (problem, response) pair; never raises on what a response contains."""
-        verdicts = [self._check(*pair) for pair in zip(problems, responses, strict=True)]
+        pairs = list(zip(problems, responses, strict=True))
+        verdicts = [self._check(*pair) for pair in pairs]
+        # Responses of one group often agree: each distinct (answer, gold) is settled once.
+        open_pairs = {
+            i: (verdict.answer, final_answer(problem.answer))
+            for i, (verdict, (problem, _)) in enumerate(zip(verdicts, pairs, strict=True))
+            if verdict.reason == UNDECIDED
+        }
+        reasons = self._settle(open_pairs.values())
+        for i, pair in open_pairs.items():
+            verdicts[i] = Verdict(float(reasons[pair] == "match"), reasons[pair], pair[0])
         if self.reward_mode == "verifier":
             return verdicts
         tosses = (
             random.Random(f"{self.seed} {problem.id!r} {index} {response!r}").random() < 0.5
-            for index, (problem, response) in enumerate(zip(problems, responses, strict=True))
+            for index, (problem, response) in enumerate(pairs)
         )
         return [Verdict(float(toss), v.reason, v.answer) for toss, v in zip(tosses, verdicts, strict=True)]
+
+    def verifiable(self, problems: Sequence[Problem]) -> list[bool]:
+        """Which gold answers can be verified: a perfect answer, even if written differently, would be right.
+
+        A mathematical gold must be a number, words, or something that math-verify reads and finds equal to itself;
+        that it equals itself as text says nothing. Others must pass their own checker.
+        """
+        golds = [final_answer(p.answer) if p.kind == "math" else None for p in problems]
+        known = {gold: compare_forms(gold, gold) for gold in golds if gold and len(gold) <= MAX_LENGTH}
+        reasons = self._settle((gold, gold) for gold, right in known.items() if right is None)
+        return [
+            (known.get(gold) or reasons.get((gold, gold)) == "match")
+            if p.kind == "math"
+            else self._check(p, p.answer).reward == 1
+            for p, gold in zip(problems, golds, strict=True)
+        ]
 
     def _check(self, problem: Problem, response: str) -> Verdict:
         checker = CHECKERS[problem.kind]
@@ -173,6 +213,44 @@ class Verifier:
             right, answer = checker(response, problem.answer)
         except Exception:  # a checker that fails on some text must not stop a run; the reason is counted
             return Verdict(0.0, "error", None)
+        if right is None:
+            return Verdict(0.0, UNDECIDED, answer)
         if right:
             return Verdict(1.0, "match", answer)
         return Verdict(0.0, "no_answer" if answer is None else "mismatch", answer)
+
+    def _settle(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """The reason of each (answer, gold) pair, from math-verify in the worker processes."""
+        reasons = dict.fromkeys(pairs, "error")
+        waiting = list(reasons)
+        for _ in range(2):  # a worker may die for no fault of its pair: of a signal to the process group, say
+            expired = []
+            futures = self._schedule(waiting)
+            try:
+                for pair, future in futures.items():
+                    try:
+                        reasons[pair] = "match" if future.result() else "mismatch"
+                    except TimeoutError:
+                        reasons[pair] = "timeout"
+                    except (ProcessExpired, BrokenProcessPool):
+                        expired.append(pair)
+                    except Exception:  # raised inside math-verify or sympy, of many kinds: the pair stays an error
+                        continue
+            finally:
+                for future in futures.values():  # an interrupted call leaves no work behind
+                    future.cancel()
+            waiting = expired
+        return reasons
+
+    def _schedule(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Future]:
+        if not pairs:
+            return {}
+        with self._lock:
+            if self._pool is None or not self._pool.active:
+                if self._stop:
+                    self._stop()  # of a pool whose workers were all killed while idle
+                if find_spec("math_verify") is None:
+                    raise ModuleNotFoundError("math-verify is not installed: pip install -r requirements.txt")
+                self._pool = ProcessPool(self.workers, initializer=start_worker, context=WorkerContext())
+                self._stop = weakref.finalize(self, stop_pool, self._pool)
+            return {pair: self._pool.schedule(symbolic, (*pair, self.timeout), timeout=self.timeout) for pair in pairs}

@@ -151,8 +151,8 @@ STEP_KEYS = set(
     rollout/zero_std_ratio rollout/all_right_ratio rollout/all_wrong_ratio rollout/sampler_gap_mean
     rollout/sampler_gap_max policy/entropy policy/entropy_right policy/entropy_wrong policy/loss policy/approx_kl
     policy/clip_high_ratio policy/clip_low_ratio policy/trained_token_ratio policy/grad_norm policy/learning_rate
-    policy/skipped_updates verifier/timeout_ratio verifier/no_answer_ratio time/rollout time/verify time/score
-    time/update time/step tokens/rollout tokens/trained""".split()
+    policy/skipped_updates verifier/timeout_ratio verifier/no_answer_ratio verifier/error_ratio time/rollout
+    time/verify time/score time/update time/step tokens/rollout tokens/trained""".split()
 )
 EVAL_KEYS = {f"eval/{name}{end}" for name in ("avg@4", "pass@1", "pass@2", "pass@4") for end in ("", "_low", "_high")}
 EVAL_KEYS |= {"eval/entropy"}

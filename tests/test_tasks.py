@@ -719,3 +719,14 @@ def test_overlap_of_training_and_evaluation_is_said(tmp_path, capsys):
     assert [p.prompt for p in train] == files["train"][1:]
     left_out, warning = capsys.readouterr().err.splitlines()
     assert left_out.startswith("1 problems") and warning.startswith("warning: 1 problems") and "by heart" in warning
+
+
+def test_gold_that_cannot_be_verified_is_left_out(tmp_path, capsys):
+    """Numbers, words and formulas stay; what neither arithmetic nor algebra can read goes, and is counted."""
+    golds = ["4", "New York", "\\frac{\\sqrt{3}}{2}", "^_^", "}{"]
+    for name in ("train", "eval"):
+        rows = [json.dumps({"prompt": f"{name} {i}", "answer": gold}) + "\n" for i, gold in enumerate(golds)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    train, evaluation = load_problems(str(tmp_path / "train.jsonl"), str(tmp_path / "eval.jsonl"), 10)
+    assert [p.answer for p in train] == [p.answer for p in evaluation] == golds[:3]
+    assert capsys.readouterr().err.count("2 problems left out, whose gold answer cannot be verified") == 2

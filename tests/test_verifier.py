@@ -1,19 +1,43 @@
 """Answers: what is right, what is wrong, and that no text can hang, crash or execute anything."""
 
+import ast
+import json
+import multiprocessing
+import os
 import random
+import re
+import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from common import verifier as module
+import common
+from common import maths
+from common.maths import as_number, compare, final_answer, split_unit
 from common.tasks import Problem, load_task
-from common.verifier import CHECKERS, Verdict, Verifier, as_number, final_answer
+from common.verifier import CHECKERS, Verdict, Verifier
+
+VERIFIER = Verifier(timeout=20.0, workers=1)  # one for all tests: its worker takes seconds to start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close_verifier() -> Iterator[None]:
+    yield
+    VERIFIER.close()
 
 
 def check(kind: str, response: str, gold: str) -> Verdict:
-    [verdict] = Verifier()([Problem("?", gold, "t-1", kind)], [response])
+    [verdict] = VERIFIER([Problem("?", gold, "t-1", kind)], [response])
     return verdict
+
+
+def boxed(answer: str, gold: str) -> Verdict:
+    return check("math", f"thus \\boxed{{{answer}}}.", gold)
 
 
 # --- Extraction -------------------------------------------------------------------------------------------------
@@ -44,13 +68,30 @@ def check(kind: str, response: str, gold: str) -> Verdict:
         (r"\boxed{5\}", None),
         (r"\boxed", r"\boxed"),
         (r"{\boxed{7}}}}", "7"),
+        (r"\fbox{5}", "5"),
+        (r"\boxed{4} or \fbox{5}", "5"),
+        (r"\boxed {5}", "5"),
+        (r"so $\boxed 5$.", "5"),
+        (r"it is \boxed 12.", "12"),
+        (r"\boxedfoo{5}", r"\boxedfoo{5}"),
+        (r"\fbox{5", None),
         (r"#### 1 Answer: 2 \boxed{3}", "3"),
+        # tags
+        ("<answer>42</answer>", "42"),
+        ("<answer>1</answer> no <answer> 2 </answer>.", "2"),
+        (r"<answer>\boxed{3}</answer>", "3"),
+        ("<answer>42", None),
+        ("<answer>1</answer> no, <answer>2", None),
+        ("I use <answer> tags: <answer>5</answer>", "5"),
+        ("Answer: 3 <answer>4</answer>", "4"),
         (r"\boxed{3} Answer: 2", "3"),
         # thinking
         (r"<think> \boxed{4} </think> \boxed{5}", "5"),
         (r"<think> \boxed{4} </think> 5", "5"),
         (r"<think> \boxed{4} </think>", None),
         ("a </think> b </think> c", "c"),
+        (r"<think> maybe \boxed{4}", None),
+        (r"<think> a </think> \boxed{4} <think> b", None),
         (r"\boxed{4}</think>Answer: 5", "5"),
         # marks
         ("3 * 14 = 42\n#### 42", "42"),
@@ -63,6 +104,9 @@ def check(kind: str, response: str, gold: str) -> Verdict:
         ("Answer: 1. No. Answer: 2.", "2."),
         ("Answer:\n\n42\nDone", "42"),
         ("Answer:", None),
+        ("**Answer:** 42", "42"),
+        ("**Answer: 42**", "42"),
+        ("Answer : 42", "42"),
         ("Answer 42", "Answer 42"),
         # the later mark counts: "####" is also a heading
         ("#### Solution\n1+1\nAnswer: 2", "2"),
@@ -274,11 +318,29 @@ def test_exact(response, gold, right):
         ("- 5", "-5"),
         ("0/7", "0"),
         ("9" * 40, "9" * 40),
-        ("x" * 5000, "x" * 5000),
+        ("x" * 199, "x" * 199),
         ("x + 1", "x+1"),
         ("$x+1$", "x + 1"),
         ("(1, 2)", "( 1,2 )"),
         ("50%", "50 %"),
+        ("50%", "50"),
+        (r"50\%", "0.5"),
+        ("50 percent", "50%"),
+        (r"2\frac{1}{2}", "2.5"),
+        (r"-1\frac12", "-3/2"),
+        (r"\frac 34", "0.75"),
+        (r"1\,234", "1234"),
+        (r"11,\! 111,\! 111", "11111111"),
+        ("1{,}234", "1234"),
+        ("5 apples", "5"),
+        ("5 cm", r"5\text{ centimeters}"),
+        (r"864", r"864 \mbox{ inches}^2"),
+        ("864 square inches", r"864 \mbox{ inches}^2"),
+        ("90\u00b0", r"90^\circ"),
+        ("90 degrees", r"90^{\circ}"),
+        ("New York", r"\text{new york}"),
+        ("C", r"\text{(C)}"),
+        ("1010_2", "1010"),
         ("cat", "cat"),
         ("new  york", "new york"),
         ("1 2", "1  2"),
@@ -303,13 +365,22 @@ def test_math_equal(answer, gold):
         ("1.5,234", "1.5234"),
         ("1 2", "12"),
         ("1 234", "1234"),
-        ("50%", "50"),
-        ("50%", "0.5"),
+        ("50%", "5"),
+        ("50", "0.5"),
+        ("100, 200", "100200"),
+        ("5 cm", "5 m"),
+        ("5 cm", r"5\text{ cm}^2"),
+        ("10 am", "10 pm"),
+        ("52_8", "52_9"),
+        ("5 million", "5"),
+        ("5m", "5"),
+        ("(C)", "(D)"),
         ("1/2/3", "1/6"),
         ("1/0", "0"),
         ("0/0", "0"),
         (r"2\frac{1}{2}", "21/2"),
         (r"2\frac{1}{2}", "1/2"),
+        (r"2\frac{1}{2}", "1"),
         (r"1\frac{1}{2}3", "11/23"),
         ("1e3", "1000"),
         ("10^3", "1000"),
@@ -320,7 +391,6 @@ def test_math_equal(answer, gold):
         ("3.0000001", "3"),
         ("0.333", "1/3"),
         ("0.333...", "0.333"),
-        ("5 apples", "5"),
         ("5=18", "18"),
         ("9" * 40, "9" * 39 + "8"),
         ("1" + "0" * 39, "1" + "0" * 40),
@@ -339,7 +409,7 @@ def test_math_equal(answer, gold):
     ],
 )
 def test_math_different(answer, gold):
-    """Some of these mean the same. "50%" may mean 50 or 0.5, so it is neither; there is no symbolic algebra here."""
+    """Some of these mean the same. Algebra is for marked answers alone: these texts have no mark."""
     for first, second in ((answer, gold), (gold, answer)):
         verdict = check("math", first, second)
         assert (verdict.reward, verdict.reason, verdict.answer) == (0.0, "mismatch", first)
@@ -356,6 +426,277 @@ def test_as_number_takes_numbers_only(text):
 @pytest.mark.parametrize("kind", ["math", "exact"])
 def test_no_answer(kind, response):
     assert check(kind, response, "5") == Verdict(0.0, "no_answer", None)
+
+
+# --- Algebra ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        (r"\sqrt{12}", r"2\sqrt{3}"),
+        (r"3\sqrt2", r"\sqrt{18}"),
+        ("2*sqrt(3)", r"\sqrt{12}"),
+        ("2pi", r"2\pi"),
+        ("(x+1)^2", "x^2+2x+1"),
+        ("2**10", "1024"),
+        ("-6, 6", "6,-6"),
+        (r"\pm 6", "6,-6"),
+        (r"\{1,2\}", r"\{2,1\}"),
+        ("5", "x=5"),
+        ("2x+3", "y = 2x + 3"),
+        ("[-2,7]", r"x \in [-2,7]"),
+        (r"\begin{pmatrix}1/5\\-18/5\end{pmatrix}", r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}"),
+        ("$1+1$", "2"),
+        # leniencies, listed in the head of common/maths.py
+        ("9+9", "18"),
+        ("5=18", "18"),
+        ("1.5707963", r"\frac{\pi}{2}"),
+    ],
+)
+def test_algebra_accepts(answer, gold):
+    assert compare(answer, gold) is None
+    assert boxed(answer, gold) == Verdict(1.0, "match", answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("6", "6,-6"),
+        ("5,6", "5"),
+        ("5 or 6", "5"),
+        (r"\{5,6\}", "5"),
+        ("x=5, x=6", "5"),
+        ("2", r"2\sqrt{3}"),
+        ("5t", "5"),
+        ("5x", "5"),
+        ("5 m", "5"),
+        ("(1,2)", "(2,1)"),
+        ("[1,2]", "(1,2)"),
+        (r"x\ge3", r"[3,\infty)"),
+        (r"\pm 3", "3"),
+        ("2,5", "2.5"),
+        ("q-p", "p - q"),
+        (r"\text{listen}", "silent"),
+        ("listen", "silent"),
+        ("9+\u0669", "18"),
+        ("0.333333", "1/3"),
+        ("7 times 6 is 43", "43"),
+        ("{{{}}}", "x+1"),
+        ("x\ud800", "x+1"),
+        ("1\x002", "x+1"),
+    ],
+)
+def test_algebra_rejects(answer, gold):
+    assert boxed(answer, gold) == Verdict(0.0, "mismatch", answer)
+
+
+def test_two_boxes_are_not_a_set():
+    """math-verify alone reads {9, 10} here, and takes neither."""
+    assert check("math", r"\boxed{9} no, \boxed{10}", "10").reward == 1
+    assert check("math", r"\boxed{9} no, \boxed{10}", "9").reward == 0
+
+
+@pytest.mark.parametrize("response", ["7 times 6 is 43", "so it is\n43", "x+1", "1" * 201])
+def test_prose_is_no_answer_to_algebra(response):
+    """Without a mark only a short line counts, and only as number or words."""
+    gold = {"x+1": "1+x"}.get(response, "43")
+    verdict = check("math", response, gold)
+    short = len(response) <= 200 and "\n" not in response
+    assert verdict == Verdict(0.0, "mismatch" if short else "no_answer", response if short else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (r"864 \mbox{ inches}^2", ("864", "inch^2")),
+        (r"\frac{270}7\text{ degrees}", (r"\frac{270}7", "degree")),
+        ("3 cubic feet", ("3", "foot^3")),
+        (r"x\text{ cm}", ("x", "cm")),
+        (r"\text{cm}", (r"\text{cm}", "")),
+        ("5 million", ("5 million", "")),
+        ("5m", ("5m", "")),
+        (r"5\text{ m}", ("5", "m")),
+        ("4210_{5}", ("4210", "base 5")),
+        (r"50\%", ("50", "%")),
+        (r"\$36", ("36", "")),
+        ("x_2", ("x_2", "")),
+    ],
+)
+def test_split_unit(text, parts):
+    assert split_unit(text) == parts
+
+
+def test_long_answers_are_compared_as_text():
+    long = "x+" * 150 + "1"
+    assert boxed(long, long).reward == 1
+    assert compare(long, "1+" + "x+" * 149 + "x") is False
+
+
+def test_golds_that_verify():
+    golds = ["5", "#### 1,234", r"11\sqrt2", r"\text{east}", "6,-6", r"so \boxed{x^2}", "x^{", r"\boxed{5", "1/0", "?!"]
+    problems = [Problem("?", gold, "t-1", "math") for gold in [*golds, "x+" * 150 + "1"]]
+    assert VERIFIER.verifiable(problems) == [True] * 6 + [False] * 5
+    others = [Problem("?", "3*7=21", "t-1", "countdown"), Problem("?", "3*7=22", "t-1", "countdown")]
+    assert VERIFIER.verifiable([*others, Problem("?", "tac", "t-1", "exact")]) == [True, False, True]
+
+
+def read_golds(name: str) -> list[Problem]:
+    folder = Path(os.environ.get("MATH_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / name).is_file():
+        pytest.skip(f"{name} is not in {folder}; the variable MATH_DATA names the folder that holds it")
+    return [Problem("?", json.loads(line)["answer"], name, "math") for line in (folder / name).open()]
+
+
+@pytest.mark.parametrize(
+    "name", ["gsm8k_train.jsonl", "gsm8k_test.jsonl", pytest.param("math500_test.jsonl", marks=pytest.mark.slow)]
+)
+def test_golds_of_real_data(name):
+    """Each verifies against itself, as read by math-verify too; another problem's does not."""
+    problems = read_golds(name)
+    golds = [final_answer(problem.answer) for problem in problems]
+    right = [verdict.reward for verdict in VERIFIER(problems, [f"\\boxed{{{gold}}}" for gold in golds])]
+    assert sum(right) >= 0.998 * len(golds)
+    assert sum(VERIFIER.verifiable(problems)) >= 0.998 * len(golds)
+    shuffled = random.Random(0).sample(golds, len(golds))
+    verdicts = VERIFIER(problems, [f"\\boxed{{{gold}}}" for gold in shuffled])
+    wrong = [v.reward for v, a, b in zip(verdicts, golds, shuffled, strict=True) if a != b]
+    assert len(wrong) > 0.9 * len(golds) and sum(wrong) <= 0.01 * len(wrong)
+
+
+# --- Worker processes -------------------------------------------------------------------------------------------
+
+HUNG = r"\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"  # one integer power of hours, in C: no signal handler gets a turn
+
+
+def test_a_hung_comparison_is_killed_and_the_others_are_not():
+    with Verifier(timeout=1.0, workers=1) as verifier:
+        problems = [Problem("?", "x+1", "t-1", "math")] * 3
+        verifier(problems[:1], [r"\boxed{1+x}"])
+        started = time.monotonic()
+        verdicts = verifier(problems, [r"\boxed{1+x}", f"\\boxed{{{HUNG}}}", r"\boxed{x+2}"])
+        assert time.monotonic() - started < 1 + 2 + 5  # its last pair waits for the start of a new worker
+        assert [v.reason for v in verdicts] == ["match", "timeout", "mismatch"]
+        assert verdicts[1] == Verdict(0.0, "timeout", HUNG)
+    assert multiprocessing.active_children() == [] or VERIFIER._pool is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{" * 20 + "}" * 20,
+        "9^{9^{9^9}}",
+        "(10^6)!",
+        "(((((9!)!)!)!)!)!",
+        r"\binom{10^9}{10^8}",
+        "(x+y+z+w)^{500}",
+        r"\prod_{i=1}^{10^7} i",
+    ],
+)
+def test_no_bomb_outlives_its_time(bomb):
+    with Verifier(timeout=2.0, workers=1) as verifier:
+        problem = Problem("?", "x+1", "t-1", "math")
+        verifier([problem], [r"\boxed{1+x}"])
+        started = time.monotonic()
+        [verdict] = verifier([problem], [f"\\boxed{{{bomb}}}"])
+        assert time.monotonic() - started < 2 + 2
+        assert verdict.reward == 0 and verdict.reason in ("timeout", "mismatch", "error")
+
+
+def test_workers_start_only_when_needed_and_stop(monkeypatch):
+    before = multiprocessing.active_children()
+    with Verifier(timeout=20, workers=1) as verifier:
+        problems = [Problem("?", g, "t-1", k) for g, k in ((GOLD, "countdown"), ("5", "math"), ("5", "exact"))]
+        verifier(problems, [GOLD, r"\boxed{\frac{10}{2}}", "4"])
+        assert multiprocessing.active_children() == before
+        # an idle worker that dies is replaced
+        problem = Problem("?", "x+1", "t-1", "math")
+        for _ in range(2):
+            assert verifier([problem], [r"\boxed{1+x}"])[0].reason == "match"
+            [worker] = set(multiprocessing.active_children()) - set(before)
+            worker.kill()
+            worker.join()
+        assert verifier([problem], [r"\boxed{x+2}"])[0].reason == "mismatch"
+    assert set(multiprocessing.active_children()) <= set(before)
+
+
+def test_any_thread_can_ask():
+    results = {}
+
+    def ask(i: int) -> None:
+        results[i] = boxed(f"{i}+x", f"x+{i % 3}").reward
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {0: 1, 1: 1, 2: 1, 3: 0, 4: 0, 5: 0}
+
+
+SCRIPT = """
+import multiprocessing, sys, threading, time
+print("read", __name__, flush=True)
+import common.verifier
+from common.tasks import Problem
+verifier = common.verifier.Verifier(timeout=1.5, workers=1)
+problem = Problem("?", "x+1", "t-1", "math")
+print(verifier([problem], [r"\\\\boxed{1+x}"])[0].reason, flush=True)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+if sys.argv[1] == "busy":
+    threading.Thread(target=verifier, args=([problem], [r"\\\\boxed{HUNG}"]), daemon=True).start()
+    time.sleep(0.5)
+print("ready", flush=True)
+if sys.argv[2] != "exit":
+    time.sleep(60)
+""".replace("HUNG", HUNG)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("idle", "exit"),
+        ("idle", "SIGKILL"),
+        ("busy", "SIGTERM"),
+        pytest.param("idle", "SIGTERM", marks=pytest.mark.slow),
+        pytest.param("busy", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("busy", "exit", marks=pytest.mark.slow),
+        pytest.param("busy", "SIGKILL", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_die_with_the_process(state, end, tmp_path):
+    """However it ends; and a worker does not run the main script, which has no guard here, nor import torch."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), state, end],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(common.__file__).parents[1])},
+    )
+    assert process.stdout.readline() == "read __main__\n"
+    assert process.stdout.readline() == "match\n"
+    [worker] = map(int, process.stdout.readline().split())
+    assert process.stdout.readline() == "ready\n"
+    if end != "exit":
+        assert alive(worker)
+        assert "torch" not in Path(f"/proc/{worker}/maps").read_text()
+        process.send_signal(signal.Signals[end])
+    assert process.stdout.read() == ""
+    process.wait(10)
+    deadline = time.monotonic() + 1.5 + 2.0
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
 
 
 # --- Hostile text -----------------------------------------------------------------------------------------------
@@ -396,7 +737,7 @@ def test_code_in_an_answer_does_not_run(kind, tmp_path, monkeypatch):
     payloads = [code.format(tmp_path / "pwned") for code in CODE] + [code.format("pwned") for code in CODE]
     responses = [place.format(payload) for payload in payloads for place in PLACES]
     for gold in (GOLD, "26", *payloads[:2]):
-        verdicts = Verifier()([Problem("?", gold, "t-1", kind)] * len(responses), responses)
+        verdicts = VERIFIER([Problem("?", gold, "t-1", kind)] * len(responses), responses)
         assert all(
             v.reason in ("mismatch", "no_answer") or gold in response
             for v, response in zip(verdicts, responses, strict=True)
@@ -437,6 +778,15 @@ BAIT = {
     "boxed, alternating": "\\boxed{" + "{}" * 100_000,
     "boxed, backslashes": "\\boxed{" + "\\" * MEGA,
     "boxed many": "\\boxed{" * 100_000,
+    "boxed, then space": ("\\boxed" + " " * 1000) * 1000,
+    "boxed, no braces": "\\boxed 9^9" * 100_000,
+    "fbox, nested": "\\fbox{" * 100_000 + "}" * 100_000,
+    "tags": "<answer>" * 100_000,
+    "tags, closed": "<answer>" * 100_000 + "9^9^9" * 1000 + "</answer>" * 100_000,
+    "answer, spaced far": ("answer" + " " * 1000 + "x") * 1000,
+    "boxed text": "\\boxed{" + "abc de " * (MEGA // 7) + "}",
+    "boxed units": "\\boxed{" + "\\text{cm}" * 100_000 + "}",
+    "boxed thousands": "\\boxed{" + ", 1" * 100_000 + "}",
     "boxed many, closed": "\\boxed{" * 100_000 + "}" * 100_000,
     "frac many": "\\frac{" * 100_000,
     "frac of digits": "\\frac{" + "1" * MEGA + "}{2}",
@@ -572,7 +922,41 @@ def test_random_rewards_take_any_text(text):
     assert verdict.reward in (0.0, 1.0)
 
 
-def test_the_verifier_evaluates_nothing():
-    """Locks a decision: no eval, exec, sympy or subprocess where a model's text is read."""
-    source = Path(module.__file__).read_text()
-    assert not any(word in source for word in ("eval(", "exec(", "sympy", "subprocess", "import os", "pickle"))
+@pytest.mark.parametrize("name", ["maths", "verifier"])
+def test_the_verifier_evaluates_nothing(name):
+    """Locks a decision: no name that evaluates text occurs where a model's text is read."""
+    tree = ast.parse((Path(maths.__file__).parent / f"{name}.py").read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {
+        alias.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
+    }
+    forbidden = "eval exec sympify parse_expr sympy subprocess pickle system popen ExprExtractionConfig __import__"
+    assert not names & set(forbidden.split())
+
+
+def test_only_numbers_reach_the_evaluating_parser(tmp_path):
+    """sympy makes a number of digits by way of its parser, which evaluates: nothing but digits may come that far."""
+    code = """if True:
+        import json, sys
+        import sympy.parsing.sympy_parser as parser
+        seen, plain = [], parser.eval_expr
+        def watch(code, *rest):
+            seen.append(code)
+            return plain(code, *rest)
+        parser.eval_expr = watch
+        from common.maths import symbolic
+        for text in json.loads(sys.argv[1]):
+            try:
+                symbolic(text, text, 60)
+            except Exception:
+                pass
+        print(json.dumps(seen))
+    """
+    texts = ["x+1", "9+9.5", r"\frac{x}{2}", "f(1)", "exec(1)", "exec{1}", "x.__class__", *CODE]
+    texts = [text.format(tmp_path / "pwned") if "{0}" in text else text for text in texts]
+    root = Path(common.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(texts)], capture_output=True, text=True, cwd=root)
+    seen = json.loads(done.stdout)
+    assert len(seen) > 3 and not [c for c in seen if not re.fullmatch(r"(Integer|Float) \('?[0-9.]+'?\s*\)", c.strip())]
+    assert list(tmp_path.iterdir()) == []
