@@ -4,10 +4,10 @@
     python -m benchmarks.collapse --stages report      # draw and judge what is finished
 
 Two processes of one thread each. A finished run is kept under runs/collapse and never repeated, so an interrupted
-benchmark goes on where it stopped; the report can be made at any time from what is there. It writes, to
-benchmarks/results/collapse: off-policy.csv and on-policy.csv (one row per run and step), tuning.csv, theorem.csv, a
-figure for each regime, and CLAIMS.md, which says what each paper promises and what was seen; the README shows its first
-tables.
+benchmark goes on where it stopped; the report can be made at any time from what is there, or from the tables alone. It
+writes, to benchmarks/results/collapse: off-policy.csv and on-policy.csv (one row per run and step), tuning.csv,
+theorem.csv, a figure for each regime, and CLAIMS.md, which says what each paper promises and what was seen; the README
+shows its first tables.
 
 Two regimes: eight updates per rollout, as in the papers, and one. OPO, on-policy by definition, is run in the second
 and shown in both. Entropy is compared as `rollout/entropy`, the mean of -log p over every sampled token: the same
@@ -173,15 +173,27 @@ def tuning_jobs(args: Args) -> list[Job]:
     ]
 
 
+def tuning_rows(args: Args) -> list[dict]:
+    """Setting, seed and outcome of every tuning run, from the runs or, where they are gone, from the table."""
+    rows = []
+    for one in tuning_jobs(args):
+        if records := one.records():
+            row = {key: records[-1][f"eval/{key}"] for key in ("pass@1", "pass@32")}
+            row["entropy"] = float(np.mean([record["rollout/entropy"] for record in records[-WINDOW:]]))
+            rows.append({"setting": one.name, "seed": one.seed} | {k: round(v, 4) for k, v in row.items()})
+    path = RESULTS / "tuning.csv"
+    return rows or (read_csv(path) if path.exists() else [])
+
+
 def tuned(args: Args) -> dict[str, dict]:
     """Arm -> its knob's better value: the higher pass@1 on held-out problems after the tuning runs, mean over seeds."""
-    chosen = {}
+    rows, chosen = tuning_rows(args), {}
     for arm, (knob, values) in KNOBS.items():
         scores = {}
         for value in values:
-            runs = [job(args, "tuning", arm, seed, **{knob: value}).records() for seed in args.tune_seeds]
-            if all(runs):
-                scores[value] = np.mean([records[-1]["eval/pass@1"] for records in runs])
+            ends = [row["pass@1"] for row in rows if row["setting"] == f"{arm}-{knob}={value}"]
+            if ends:
+                scores[value] = np.mean(ends)
         if len(scores) == len(values):
             chosen[arm] = {knob: max(scores, key=scores.get)}
     return chosen
@@ -263,7 +275,10 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 def read_csv(path: Path) -> list[dict]:
     """Rows with numbers as numbers; an empty cell is NaN."""
     with path.open(newline="") as file:
-        return [{k: v if k == "arm" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+        return [
+            {k: v if k in ("arm", "setting") else float(v or "nan") for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def collect(args: Args, regime: str) -> list[dict]:
@@ -597,13 +612,7 @@ def theorem_lines(rows: list[dict]) -> list[str]:
 
 
 def tuning_section(args: Args) -> str | None:
-    rows = []
-    for one in tuning_jobs(args):
-        if records := one.records():
-            row = {key: records[-1][f"eval/{key}"] for key in ("pass@1", "pass@32")}
-            row["entropy"] = float(np.mean([record["rollout/entropy"] for record in records[-WINDOW:]]))
-            rows.append({"setting": one.name, "seed": one.seed} | {k: round(v, 4) for k, v in row.items()})
-    if not rows:
+    if not (rows := tuning_rows(args)):
         return None
     write_csv(RESULTS / "tuning.csv", rows)
     lines = []
@@ -632,10 +641,12 @@ def report(args: Args, console: Console) -> None:
     sections.append(tuning_section(args))
     law_section = None
     for regime in REGIMES:
-        if not (rows := collect(args, regime)):
+        path = RESULTS / f"{regime}.csv"
+        if rows := collect(args, regime):
+            write_csv(path, rows)
+        if not path.exists():
             continue
-        write_csv(RESULTS / f"{regime}.csv", rows)
-        runs = Runs(read_csv(RESULTS / f"{regime}.csv"))
+        runs = Runs(read_csv(path))
         updates = "eight updates" if regime == "off-policy" else "one update"
         draw(runs, RESULTS / f"{regime}.png", f"Embedded countdown, {updates} per rollout: mean and spread over seeds")
         tables = {"summary": "\n".join(summary_table(runs)), "claims": "\n".join(claims_table(runs))}
