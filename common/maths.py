@@ -9,7 +9,8 @@ of a number to sympy's parser, which does evaluate. Its other reader, for plain 
 
 Leniencies that remain: "50%" equals 50 and 0.5; a base or a unit that only one side states is ignored by the other
 (1010_2 and 1010, 5 cm and 5); of a chain "5=18" the last part counts; sums and unsimplified forms are right (9+9 for
-18), and so are decimals that agree with an irrational gold to six places.
+18), and so are decimals that agree with an irrational gold to six places; (1,2) passes for the list 1,2, [5,5] for 5,
+and 5\approx 6 for 5.
 """
 
 import logging
