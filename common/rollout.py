@@ -206,7 +206,7 @@ class TransformersSampler:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, prompts: list[list[int]], noise: Tensor, temperature: float, top_p: float
+        self, prompts: list[list[int]], noise: Tensor, temperature: float, top_p: float = 1.0
     ) -> list[Response]:
         """One batch of prompts, longest first; noise (rows, max_new_tokens) gives the number of rows per prompt."""
         model, device = self.policy.model, self.policy.device
