@@ -501,7 +501,7 @@ THEOREM = """## The change of entropy
 
 On-policy GRPO, step by step: -Cov(log p, A) over the tokens of a batch against the measured change of the mean entropy
 at the same positions. The theorem is for a tabular softmax policy and plain gradient ascent; here a network learns with
-AdamW.
+AdamW. Where both are negative at every step, their agreement in sign says little: the correlations are the test.
 
 {rows}
 """
