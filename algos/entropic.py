@@ -48,7 +48,7 @@ from torch import Tensor
 from common.evaluate import evaluate
 from common.metrics import batch_metrics, mean_of_updates, rollout_metrics, update_metrics
 from common.policy import Policy
-from common.rollout import fit_prompts, importance_weights, make_batch, make_sampler, sample_groups, take_rows
+from common.rollout import fit_prompts, make_batch, make_sampler, sample_groups, take_rows
 from common.run import Run, Timer, exit_on_bad_input, parse_args, random_seed, warn_once
 from common.tasks import ProblemStream, load_problems
 from common.verifier import Verifier
@@ -284,7 +284,9 @@ if __name__ == "__main__":
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
         if sampler.own_arithmetic and args.importance_cap > 0:
-            batch["importance"] = importance_weights(batch, args.importance_cap)
+            # Its tokens come from slightly another policy than the one scored (truncated importance sampling).
+            log_ratio = (batch["old_logprobs"] - batch["rollout_logprobs"]).clamp(-20, 20)
+            batch["importance"] = log_ratio.exp().clamp(max=args.importance_cap)
         metrics |= batch_metrics(batch) | assign_credit(batch, args, state)
 
         # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------

@@ -9,7 +9,6 @@ config says, and no top-p but in an evaluation that asks for it. Responses come 
 is `responses[p * n + g]`.
 """
 
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,21 +33,13 @@ if TYPE_CHECKING:
 CACHE_BYTES = {"cpu": 2**32, "cuda": 2**34}  # of keys and values held at a time
 
 
-@dataclass
+@dataclass(slots=True)
 class Response:
     """Sampled tokens with the end token, their log-probabilities, and whether the length limit cut them off."""
 
     token_ids: list[int]
     logprobs: list[float]
     truncated: bool
-
-    def __reduce__(self) -> tuple:
-        """On its way to another rank: a fifth of the bytes that lists of numbers take."""
-        return unpacked, (array("q", self.token_ids).tobytes(), array("d", self.logprobs).tobytes(), self.truncated)
-
-
-def unpacked(token_ids: bytes, logprobs: bytes, truncated: bool) -> Response:
-    return Response(array("q", token_ids).tolist(), array("d", logprobs).tolist(), truncated)
 
 
 def make_sampler(
@@ -442,16 +433,6 @@ def make_batch(samples: list[Sample]) -> dict:
         "responses": [s.text for s in samples],
         "answers": [s.verdict.answer for s in samples],
     }
-
-
-def importance_weights(batch: dict, cap: float) -> Tensor:
-    """min(pi / q, cap) of each token, (B, T), with pi the trainer's and q the sampler's probability of it.
-
-    A sampler with arithmetic of its own draws from a slightly other policy than the one that is scored. These weights
-    on the tokens' gradients correct for that; the cap bounds their variance (truncated importance sampling).
-    """
-    log_ratio = (batch["old_logprobs"] - batch["rollout_logprobs"]).clamp(-20, 20)
-    return log_ratio.exp().clamp(max=cap)
 
 
 def take_rows(batch: dict, rows: Tensor) -> dict:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from common import ranks
 from common.policy import Policy
-from common.rollout import Response, make_batch
+from common.rollout import make_batch
 from common.sharding import ShardedPolicy
 from tests import sync
 from tests.helpers import random_samples, save_tiny
@@ -287,10 +287,3 @@ def test_rows_are_dealt_out_by_their_tokens(monkeypatch: pytest.MonkeyPatch) -> 
     assert len({len(passes) for passes in dealt}) == 1
     loads = [sum(sizes[row] for chosen in passes for row in chosen) for passes in dealt]
     assert max(loads) - min(loads) <= max(sizes) // 4
-
-
-def test_responses_travel_unchanged() -> None:
-    import pickle
-
-    response = Response([1, 151_935, 7], [-0.1, -1e-9, -30.5], True)
-    assert pickle.loads(pickle.dumps(response)) == response
