@@ -45,7 +45,7 @@ def flags_of(name: str, **changes) -> list[str]:
     )
     if name == "opo":
         del flags["num-minibatches"]
-    return [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    return [text for key, value in flags.items() for text in (f"--{key}", *([] if value is True else [str(value)]))]
 
 
 def records(directory: Path) -> list[dict]:
@@ -68,6 +68,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, u
         ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "untied", beta=0.1, entropy_coef=0.01)],
         ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "passes", micro_batch_tokens=24)],
         ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "few", num_prompts=1, num_minibatches=1)],
+        ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "packed", beta=0.1, packing=True)],
     ]
     (directory / "commands.json").write_text(json.dumps(commands))
     process = torchrun(str(ROOT / "tests" / "several_ranks.py"), str(directory / "commands.json"))
@@ -106,6 +107,7 @@ def test_two_ranks_learn_what_one_process_learns(name: str, two_ranks: Path, run
         ("untied", {"beta": 0.1, "entropy_coef": 0.01}),
         ("passes", {"micro_batch_tokens": 24}),  # many passes, not the same number of rows on both
         ("few", {"num_prompts": 1, "num_minibatches": 1}),  # one rank has nothing to sample
+        ("packed", {"beta": 0.1}),  # next to one process that pads
     ],
 )
 def test_other_settings(
