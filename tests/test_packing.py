@@ -40,12 +40,16 @@ def test_packed_rows_give_what_padded_ones_give(kind: str, tied: bool, budget: i
     assert_equal(*(results(tiny_policy(kind, tied, packing=packed, **options)) for packed in (True, False)))
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"graph": True}])
-def test_packing_goes_with_the_other_options(options: dict) -> None:
-    """The backward pass of a checkpointed layer, and that of a graph kept since `score`, are packed too."""
-    graph = options.pop("graph", False)
-    expected = results(tiny_policy("llama", dtype=F64))
-    assert_equal(results(tiny_policy("llama", dtype=F64, packing=True, **options), graph), expected)
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_packing_goes_with_the_other_options(checkpointing: bool, graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers run again in the backward pass, and a graph kept since `score`, are packed too: else a mask is made."""
+    expected, calls, plain = results(tiny_policy("llama", dtype=F64)), [], packing.row_by_row
+    monkeypatch.setattr(packing, "row_by_row", lambda *a: (calls.append(1), plain(*a))[1])
+    policy = tiny_policy("llama", dtype=F64, packing=True, gradient_checkpointing=checkpointing)
+    assert_equal(results(policy, graph), expected)
+    layers, score, backward = 2, 1 + graph, 1 + checkpointing  # kept: its rows and the others apart
+    assert len(calls) == layers * (score + backward)
 
 
 def test_sampling_in_between_is_not_packed() -> None:
