@@ -12,9 +12,9 @@ their seed make one group, named by its algorithm and by those flags that set it
 - law: reward against entropy, with the least-squares fit of R = -a exp(H) + b (Cui et al., arXiv 2505.22617).
 - pass: pass@k before and after training, and what was gained.
 
-A line is the mean over the runs of a group, and the band their standard deviation (or from the lowest to the highest);
-where some runs of a group have ended, those that go on are drawn one by one, thin. Entropy is `rollout/entropy`, the
-mean of -log p over all tokens sampled, which has the same meaning for all methods.
+A line is the mean over the runs of a group, and the band their standard deviation (or from the lowest to the highest).
+Over steps, where some runs of a group have ended, those that go on are drawn one by one, thin. Entropy is
+`rollout/entropy`, the mean of -log p over all tokens sampled, which has the same meaning for all methods.
 """
 
 import csv
@@ -273,9 +273,10 @@ def band(
     color: str,
     label: str | None = None,
     spread: str = "std",
+    rest: bool = True,
     **line,
 ) -> None:
-    """Mean and spread of several curves (x, y) where all are there; beyond that, each by itself and thin."""
+    """Mean and spread of several curves (x, y) where all are there; with `rest`, beyond that each by itself, thin."""
     curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
     curves = [(x, y) for x, y in curves if len(x)]
     if not curves:
@@ -289,9 +290,8 @@ def band(
     axis.fill_between(grid[all_there], low[all_there], high[all_there], color=color, alpha=0.13, linewidth=0)
     axis.plot(grid[all_there], mean[all_there], color=color, label=label, **{"linewidth": 2} | line)
     for x, y in curves:
-        rest = x >= ended
-        if rest.sum() > 1:
-            axis.plot(x[rest], y[rest], color=color, **line | {"linewidth": 1, "alpha": 0.5})
+        if rest and x[-1] > ended:
+            axis.plot(x[x >= ended], y[x >= ended], color=color, **line | {"linewidth": 1, "alpha": 0.5})
 
 
 def below(figure: Figure, axis: plt.Axes) -> None:
@@ -314,12 +314,15 @@ def draw_over(groups: list[Group], x: str = "step", window: int = WINDOW, spread
     for axis, (key, title) in zip(axes, titles.items(), strict=False):
         for group in groups:
             line = {"color": group.color, "linestyle": group.dashes, "label": group.label, "spread": spread}
+            runs = group.runs
+            if x != "step":  # runs of equal steps end at about the same x: what one of them has beyond is no curve
+                runs, line["rest"] = group.whole(), False
             if key == "pass@1":
-                rows = [run.evaluations for run in group.runs if run.evaluations]
+                rows = [run.evaluations for run in runs if run.evaluations]
                 curves = [(np.array([row[x] for row in e]), np.array([row[key] for row in e])) for e in rows]
                 band(axis, curves, **line, **({"marker": "o", "markersize": 4} if x == "step" else {}))
             else:
-                band(axis, [(r.training[x], smooth(r.training[key], window)) for r in group.runs], **line)
+                band(axis, [(r.training[x], smooth(r.training[key], window)) for r in runs], **line)
         axis.set(title=title, xlabel=AXES[x])
         axis.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
         if x != "step":
