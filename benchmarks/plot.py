@@ -61,7 +61,7 @@ WINDOW = 9  # steps of the moving mean through which a run is read
 # Dashes tell neighbours apart without any colour.
 PALETTE = "#332288 #cc6677 #117733 #56a5d8 #882255 #ddaa33 #44aa99 #999933 #aa4499".split()
 DASHES = ("-", "--", "-.", (0, (1, 1.2)))
-SVG = {"svg.fonttype": "none", "svg.hashsalt": "plot"}  # text stays text; the same runs give the same file
+SVG = {"svg.fonttype": "none", "svg.hashsalt": "plot"}  # text stays text; names in the file are no matter of chance
 AXES = {"step": "training step", "samples": "responses sampled", "tokens": "tokens sampled"}
 FILES = {"step": "steps", "samples": "samples", "tokens": "tokens"}
 NO_GROUPING = {*MAY_CHANGE, "seed", "algorithm"}  # these make no other kind of run
