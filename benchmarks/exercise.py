@@ -378,17 +378,15 @@ class Pair:
             for key in sorted(ours.keys() - batch.keys(), key=["advantages", "alpha", "loss_mask"].index):
                 if problem := compare(f"batch['{key}']", theirs.get(key), ours[key], batch["mask"]):
                     return problem
-            if states[0]:
-                for key, value in states[0].items():
-                    got = states[1].get(key)
-                    got = torch.tensor(float(got), dtype=torch.float64) if isinstance(got, int | float) else got
-                    problem = compare(f"state['{key}']", got, torch.tensor(value, dtype=torch.float64), None)
-                    if problem:
-                        return problem
+            for key in states[0] | states[1]:
+                got, want = states[1].get(key, 0.0), torch.tensor(states[0].get(key, 0.0), dtype=torch.float64)
+                got = torch.tensor(float(got), dtype=torch.float64) if isinstance(got, int | float) else got
+                if problem := compare(f"state['{key}']", got, want, None):
+                    return problem
             if not isinstance(found, dict):
                 return Difference("what it returns is no dict of metrics")
             metrics |= differing_metrics(found, known)
-            if not states[0]:  # nothing is remembered: one batch says it all
+            if not states[0] | states[1]:  # nothing is remembered: one batch says it all
                 break
         return None
 
