@@ -124,7 +124,7 @@ def test_other_settings(
 
 def test_one_rank_writes(two_ranks: Path) -> None:
     """Each line once, and a checkpoint that any program of the library loads."""
-    assert (two_ranks / "out").read_text().count("step 4/4") == len(NAMES) + 3
+    assert (two_ranks / "out").read_text().count("step 4/4") == len(NAMES) + 4
     checkpoint = two_ranks / "grpo" / "checkpoints" / "step-000004"
     assert sorted(path.name for path in (checkpoint / "optimizer").glob("*.distcp")) == ["__0_0.distcp", "__1_0.distcp"]
     assert Policy.load(str(checkpoint), device="cpu").name == str(checkpoint)
@@ -274,10 +274,11 @@ def test_every_thing_is_some_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_rows_are_dealt_out_by_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("packing", [True, False])
+def test_rows_are_dealt_out_by_their_tokens(packing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row once; tokens nearly even; as many passes on every rank."""
     policy = ShardedPolicy.__new__(ShardedPolicy)
-    policy.micro_batch_tokens = 64
+    policy.micro_batch_tokens, policy.packing = 64, packing
     sizes = [3, 50, 7, 0, 21, 22, 40, 9, 1, 30, 0, 12, 5]
     monkeypatch.setattr(ranks, "world_size", lambda: 3)
     dealt = []
