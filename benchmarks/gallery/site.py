@@ -1,0 +1,118 @@
+"""What all pages of the gallery share: templates, links, highlighted code, and writing a page to disk.
+
+A page is a name relative to the site's root ("algorithms/dapo.html"), a template and its context. Every template gets
+`root`, the way back to the site's root ("" or "../"), `page`, its own name, `current`, the part of the site that the
+navigation marks, `navigation`, a list of (part, label, page), and `algorithms`, the names of all algorithm files.
+"""
+
+import functools
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+STATIC = HERE / "static"
+# Parts of the site in the order of the navigation: name, label, and the page it opens, if that is built.
+PARTS = (
+    ("index", "Overview", "index.html"),
+    ("map", "Map", "map.html"),
+    ("explorer", "Explorer", "explorer/index.html"),
+    ("details", "Details that matter", "details.html"),
+)
+
+
+@dataclass
+class Page:
+    template: str
+    current: str = ""
+    context: dict = field(default_factory=dict)
+
+
+@functools.cache
+def environment() -> Environment:
+    """Jinja with every value escaped that is not marked as HTML, and an error for a name that a page forgot."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["code"] = code_spans
+    made.filters["name"] = pretty
+    made.globals["source_line"] = source_line
+    return made
+
+
+def render(template: str, **context: object) -> str:
+    """One page as text. `root`, `page`, `current`, `navigation` and `algorithms` may be left out."""
+    defaults = {"root": "", "page": "", "current": "", "navigation": [], "algorithms": []}
+    return environment().get_template(template).render(defaults | context)
+
+
+def way_back(page: str) -> str:
+    """From a page to the site's root: "" at the top, "../" one folder down."""
+    return "../" * page.count("/")
+
+
+def navigation(pages: Iterable[str]) -> list[tuple[str, str, str]]:
+    """The parts that have pages. A part without the page that it should open opens its first one."""
+    pages, found = sorted(pages), []
+    for part, label, target in PARTS:
+        inside = [page for page in pages if page.startswith(f"{part}/")]
+        if target in pages or inside:
+            found.append((part, label, target if target in pages else inside[0]))
+    return found
+
+
+def write(out: Path, pages: dict[str, Page], algorithms: list[str]) -> list[Path]:
+    """Write all pages and the static files into `out`, which is emptied of earlier pages first."""
+    for folder in ("algorithms", "diffs", "source", "explorer", "static"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    shutil.copytree(STATIC, out / "static")
+    shared, written = {"navigation": navigation(pages), "algorithms": algorithms}, []
+    for name, page in pages.items():
+        here = {"root": way_back(name), "page": name, "current": page.current}
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(page.template, **shared, **here, **page.context), encoding="utf-8", newline="\n")
+        written.append(path)
+    return written
+
+
+# --- Links and text -----------------------------------------------------------------------------------------------
+
+
+def source_line(algorithm: str, line: int | None = None) -> str:
+    """Page and anchor of a line of an algorithm file, relative to the site's root."""
+    return f"source/{algorithm}.html" + (f"#L{line}" if line else "")
+
+
+def pretty(verdict: str) -> str:
+    """A name as a CSS class: "not seen" is "not-seen"."""
+    return verdict.strip().lower().replace(" ", "-")
+
+
+def code_spans(text: str) -> Markup:
+    """Prose with `code` between backticks as HTML."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+@functools.cache
+def highlighted(text: str, language: str = "python") -> tuple[Markup, ...]:
+    """The lines of a text as HTML with the classes of Pygments, no span reaching over the end of a line."""
+    lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    html = highlight(text, lexer, HtmlFormatter(nowrap=True))
+    lines = html.removesuffix("\n").split("\n")
+    assert len(lines) == len(text.removesuffix("\n").split("\n")), "a highlighted text has as many lines as it had"
+    return tuple(Markup(line) for line in lines)
