@@ -239,8 +239,8 @@ def walk(module: ModuleType, args: object, policy: Policy, batch: dict) -> dict[
 
 
 def short(value: float) -> float:
-    """Four significant digits."""
-    return float(f"{value:.4g}")
+    """Four significant digits; 0 without a sign."""
+    return float(f"{value:.4g}") + 0.0
 
 
 def relative(word: str) -> str:

@@ -26,10 +26,10 @@ from common import InputError
 MOST = 96  # responses of a page
 # What colours the tokens: name of the class, label, and what the colours mean.
 CHANNELS = (
-    ("entropy", "entropy", "Nats of the distribution that the token was drawn from."),
+    ("entropy", "entropy", "Nats of the policy's distribution where it chose the token."),
     ("advantage", "advantage", "Orange: the response did better than its baseline. Blue: worse."),
     ("gradient", "gradient", "d loss / d log p of the token. Orange: the update makes it likelier. Blue: less likely."),
-    ("covariance", "covariance", "(l - mean l)(A - mean A) over the minibatch. Orange: reinforcing it costs entropy."),
+    ("covariance", "covariance", "Of log p and advantage. Orange: the update lowers entropy here. Blue: raises it."),
     ("status", "selected or clipped", "What the loss does with the token."),
 )
 STATUS_TEXTS = {
