@@ -70,6 +70,8 @@ class Args:
     """prompts of the batch (P); as many minibatches as the run had, if there are that many groups"""
     responses: int = 96
     """most responses of which the tokens are written, in whole groups; statistics are of the whole batch"""
+    tokens: int = 20_000
+    """most tokens written, the same number of each response from its beginning"""
     base: bool = False
     """the initial model instead of the last checkpoint"""
     seed: int = 0
@@ -300,14 +302,15 @@ def token_texts(policy: Policy, ids: list[int]) -> list[str]:
     return [str(name) if "\ufffd" in text or not text else text for text, name in zip(texts, names, strict=True)]
 
 
-def response_record(policy: Policy, one: Sample, row: int, values: dict[str, Tensor]) -> dict:
-    """A response with a list per token quantity."""
-    ids = one.response.token_ids
+def response_record(policy: Policy, one: Sample, row: int, values: dict[str, Tensor], most: int) -> dict:
+    """A response with a list per quantity of its first `most` tokens."""
+    ids = one.response.token_ids[:most]
     return {
         "reward": one.verdict.reward,
         "answer": one.verdict.answer,
         "reason": one.verdict.reason,
         "truncated": one.response.truncated,
+        "length": len(one.response.token_ids),
         "update": values["update"][row].item(),
         "tokens": token_texts(policy, ids),
         "ids": ids,
@@ -334,8 +337,8 @@ def training(run: Path) -> dict:
 
 def explore(own: Args) -> dict:
     """The record of one batch, as it is written."""
-    if own.prompts < 1 or own.responses < 1:
-        raise InputError("--prompts and --responses must be 1 or more")
+    if min(own.prompts, own.responses, own.tokens) < 1:
+        raise InputError("--prompts, --responses and --tokens must be 1 or more")
     module, args, records, checkpoint = load_run(own)
     policy, saved = load_policy(args, checkpoint, own.base)
     step = saved.get("step", 0) + 1
@@ -353,15 +356,16 @@ def explore(own: Args) -> dict:
     values = walk(module, args, policy, batch)
 
     n, mask = args.num_generations, batch["mask"]
-    groups = []
-    for first in range(0, min(len(samples), max(n, own.responses)) // n * n, n):
+    written = min(len(samples), max(n, own.responses)) // n * n
+    most, groups = max(1, own.tokens // written), []
+    for first in range(0, written, n):
         group = samples[first : first + n]
         prompt = group[0].problem.prompt
         groups.append(
             {
                 "prompt": prompt if isinstance(prompt, str) else "\n\n".join(str(turn["content"]) for turn in prompt),
                 "gold": group[0].problem.answer,
-                "responses": [response_record(policy, one, first + i, values) for i, one in enumerate(group)],
+                "responses": [response_record(policy, one, first + i, values, most) for i, one in enumerate(group)],
             }
         )
     letters = [LETTERS[i] for i in values["status"][mask].tolist()]

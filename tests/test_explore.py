@@ -347,6 +347,15 @@ def test_explores_the_initial_model(run: Path) -> None:
     assert trained["groups"][0]["responses"][0]["entropy"] != record["groups"][0]["responses"][0]["entropy"]
 
 
+def test_long_responses_are_cut(run: Path) -> None:
+    record = explore.explore(explore.Args(run, prompts=2, tokens=8 * 5 + 7, device="cpu"))
+    responses = [one for group in record["groups"] for one in group["responses"]]
+    assert {len(one["ids"]) for one in responses} == {5} == {len(one[key]) for one in responses for key in NUMBERS}
+    assert sum(one["length"] for one in responses) == record["batch"]["tokens"]
+    page = site.render("explorer.html", **explorer.context("kl", record, ["kl"]), root="../")
+    assert f"5 of {responses[0]['length']} tokens</span>" in page
+
+
 def damaged(run: Path, copy: Path, what: str) -> Path:
     shutil.copytree(run, copy)
     if what == "no run":

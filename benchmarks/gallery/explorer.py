@@ -161,6 +161,7 @@ def shown_groups(record: dict, groups: list[dict], ends: dict[str, float]) -> li
                 "right": one["reward"] > 0,
                 "answer": one["answer"],
                 "truncated": one["truncated"],
+                "length": one["length"],
                 "tokens": [token(one, i, ends) for i in range(len(one["tokens"]))],
             }
             for one in responses
