@@ -13,8 +13,9 @@ from pathlib import Path
 import tyro
 
 from benchmarks.gallery import site
+from benchmarks.gallery.algorithms import load_all
+from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
-from tests import sync
 
 PIECES = ("explorer", "details")  # modules with `pages(results) -> {page: context}` and a template of their name
 
@@ -28,7 +29,7 @@ class Args:
 
 
 def all_pages(results: Path) -> dict[str, Page]:
-    pages = {"index.html": Page("index.html", "index")}
+    pages = algorithm_pages(results)
     for piece in PIECES:
         if importlib.util.find_spec(f"benchmarks.gallery.{piece}"):
             module = importlib.import_module(f"benchmarks.gallery.{piece}")
@@ -37,7 +38,7 @@ def all_pages(results: Path) -> dict[str, Page]:
 
 
 def build(out: Path, results: Path) -> list[Path]:
-    return site.write(out, all_pages(results), sync.algorithms())
+    return site.write(out, all_pages(results), list(load_all()))
 
 
 if __name__ == "__main__":

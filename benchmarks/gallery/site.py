@@ -6,13 +6,15 @@ navigation marks, `navigation`, a list of (part, label, page), and `algorithms`,
 """
 
 import functools
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
@@ -47,8 +49,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["code"] = code_spans
-    made.filters["name"] = pretty
+    made.filters["prose"] = prose
+    made.filters["slug"] = slug
     made.globals["source_line"] = source_line
     return made
 
@@ -97,15 +99,36 @@ def source_line(algorithm: str, line: int | None = None) -> str:
     return f"source/{algorithm}.html" + (f"#L{line}" if line else "")
 
 
-def pretty(verdict: str) -> str:
-    """A name as a CSS class: "not seen" is "not-seen"."""
-    return verdict.strip().lower().replace(" ", "-")
+def slug(text: str) -> str:
+    """A text as a CSS class or an anchor: "not seen" is "not-seen"."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def code_spans(text: str) -> Markup:
-    """Prose with `code` between backticks as HTML."""
-    parts = text.split("`")
-    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+# What a head docstring writes in plain text and a page shows as a link or as code.
+SPECIAL = re.compile(
+    r"(?P<arxiv>arXiv (?P<number>\d{4}\.\d{5}))"
+    r"|(?P<file>\b(?P<algorithm>\w+)\.py\b)"
+    r"|(?P<code>(?<![\w-])--[a-z][a-z-]*[a-z]|\b(?:algo|rollout|policy|tokens|eval)/\w+|\b\w+=\"\w+\"|`[^`]+`)"
+)
+
+
+@pass_context
+def prose(context: Context, text: str) -> Markup:
+    """Prose as HTML: arXiv numbers and algorithm files linked, flags and metrics as code."""
+    made, at = Markup(""), 0
+    for match in SPECIAL.finditer(text):
+        made += escape(text[at : match.start()])
+        if match["arxiv"]:
+            made += Markup('<a href="https://arxiv.org/abs/{}">{}</a>').format(match["number"], match[0])
+        elif match["file"] and match["algorithm"] in context["algorithms"]:
+            page = f"{context['root']}algorithms/{match['algorithm']}.html"
+            made += Markup('<a href="{}">{}</a>').format(page, match[0])
+        elif match["code"]:
+            made += Markup("<code>{}</code>").format(match[0].strip("`"))
+        else:
+            made += match[0]
+        at = match.end()
+    return made + escape(text[at:])
 
 
 @functools.cache
