@@ -13,7 +13,6 @@ from pathlib import Path
 import tyro
 
 from benchmarks.gallery import site
-from benchmarks.gallery.algorithms import load_all
 from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
 
@@ -38,7 +37,9 @@ def all_pages(results: Path) -> dict[str, Page]:
 
 
 def build(out: Path, results: Path) -> list[Path]:
-    return site.write(out, all_pages(results), list(load_all()))
+    pages = all_pages(results)
+    names = [page.context["one"].name for page in pages.values() if page.template == "algorithm.html"]
+    return site.write(out, pages, names)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tests import sync
 LEVER_TITLES = {
     "baseline": "what a reward is compared with",
     "clip": "bounds of the ratio",
+    "averaging": "what the loss is a mean over",
     "sampling": "which groups are trained on",
     "reward": "what is added to the verifier's reward",
     "covariance": "tokens chosen by covariance",
@@ -23,41 +24,59 @@ LEVER_TITLES = {
 }
 # What each method does with a lever; * marks what it adds to its parent or changes there.
 LEVERS = {
-    "grpo": {"baseline": "group mean, divided by the standard deviation", "clip": "0.2 on both sides"},
+    "grpo": {
+        "baseline": "group mean, by standard deviation",
+        "clip": "0.2 on both sides",
+        "averaging": "tokens, then responses",
+    },
     "dapo": {
         "baseline": "as GRPO",
         "clip": "*0.2 below, 0.28 above",
-        "sampling": "*mixed groups only, others drawn again",
+        "averaging": "*tokens",
+        "sampling": "*mixed groups only",
         "reward": "*charge for length",
     },
     "clip_cov": {
         "baseline": "as GRPO",
-        "clip": "*2 above, none below",
-        "sampling": "mixed groups only, others drawn again",
+        "clip": "*ratio up to 2",
+        "averaging": "tokens",
+        "sampling": "mixed groups only",
         "covariance": "*some inside a window",
         "token filter": "*those are left out",
     },
     "kl_cov": {
         "baseline": "as GRPO",
         "clip": "*none",
-        "sampling": "mixed groups only, others drawn again",
+        "averaging": "tokens",
+        "sampling": "mixed groups only",
         "covariance": "*the largest",
         "penalty": "*|log-ratio| of those",
     },
     "forking_tokens": {
         "baseline": "as GRPO",
         "clip": "0.2 below, 0.28 above",
-        "sampling": "mixed groups only, others drawn again",
+        "averaging": "*the selected tokens",
+        "sampling": "mixed groups only",
         "reward": "charge for length",
         "token filter": "*all but the most uncertain fifth",
     },
-    "nsr": {"baseline": "*none", "clip": "0.2 on both sides", "sample weight": "*0.1 for right, 1 for wrong"},
+    "nsr": {
+        "baseline": "*none",
+        "clip": "0.2 on both sides",
+        "averaging": "*tokens",
+        "sample weight": "*0.1 for right, 1 for wrong",
+    },
     "entropic": {
         "baseline": "as GRPO",
         "clip": "0.2 on both sides",
+        "averaging": "*tokens",
         "controller": "*weight of likely tokens, by a PI controller",
     },
-    "opo": {"baseline": "*group mean weighted by length", "clip": "*none: one update per rollout"},
+    "opo": {
+        "baseline": "*group mean weighted by length",
+        "clip": "*none: one update per rollout",
+        "averaging": "*tokens",
+    },
 }
 
 PAPER = re.compile(r"^Paper: (?P<title>.+?) \((?:(?P<authors>[^()]*?), )?arXiv (?P<arxiv>\d{4}\.\d{5})(?: v\d+)?\)")
@@ -224,11 +243,14 @@ def flags(text: str) -> dict[str, Knob]:
         if isinstance(node, ast.AnnAssign):
             said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             about = after.value.value if said else ""
-            kind, default = ast.unparse(node.annotation), ast.get_source_segment(text, node.value)
+            kind, default = (
+                ast.unparse(node.annotation),
+                lines[node.value.lineno - 1][node.value.col_offset : node.value.end_col_offset],
+            )
             found[node.target.id] = Knob(node.target.id, kind, default, about, node.lineno)
         elif isinstance(node, ast.Assign):
             about = lines[node.lineno - 1].partition("  # ")[2]
-            default = ast.get_source_segment(text, node.value)
+            default = lines[node.value.lineno - 1][node.value.col_offset : node.value.end_col_offset]
             name = node.targets[0].id
             found[name] = Knob(name, "constant", default, about, node.lineno, fixed=True)
     return found

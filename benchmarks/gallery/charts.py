@@ -124,7 +124,8 @@ def chart(name: str, kind: str, arms: dict[str, Arm], regime: str) -> Markup:
     title = {"entropy": "Entropy, nats per token", "reward": "Reward", "pass@k": "pass@k at the end"}[kind]
     sentences = []
     with plt.rc_context(LOOK):
-        figure, axis = plt.subplots(figsize=(4.4, 3.1), layout="constrained")
+        figure, axis = plt.subplots(figsize=(4.4, 3.1))
+        figure.subplots_adjust(left=0.125, right=0.985, top=0.9, bottom=0.155)
         for (label, arm), color, dash in zip(arms.items(), COLORS, DASHES, strict=False):
             if kind == "pass@k":
                 x, curves = np.array(KS), arm.after

@@ -27,6 +27,7 @@ class Row:
     old: Side | None
     new: Side | None
     region: str  # "", or that of the new line, else of the old one
+    label: str = ""  # its region, if a heading for it belongs above this row
 
 
 @dataclass
@@ -35,11 +36,6 @@ class Stretch:
 
     folded: bool
     rows: list[Row]
-    regions: list[str]  # those that its changes touch
-
-    @property
-    def first(self) -> Side:
-        return self.rows[0].new or self.rows[0].old
 
 
 def sides(text: str, first: int, last: int) -> list[Side]:
@@ -81,10 +77,11 @@ def stretches(rows: list[Row], context: int = CONTEXT) -> list[Stretch]:
         if visible and found and not found[-1].folded:
             found[-1].rows += members
         else:
-            found.append(Stretch(not visible, members, []))
+            found.append(Stretch(not visible, members))
     for stretch in found:
-        touched = dict.fromkeys(row.region for row in stretch.rows if row.kind == "changed")
-        stretch.regions = [name for name in touched if name not in ("", "head")]
+        touched = {row.region for row in stretch.rows if row.kind == "changed"} - {"", "head"}
+        for name in touched:
+            next(row for row in stretch.rows if row.region == name).label = name
     return found
 
 

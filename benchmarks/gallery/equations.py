@@ -323,6 +323,14 @@ def to_latex(text: str) -> str:
     return Reader(text).whole()
 
 
+def inline(name: str) -> Markup | str:
+    """A name in running text, such as "l_old_j", as MathML, or as it is where it is none of an equation."""
+    try:
+        return Markup(convert(symbol(name), display="inline"))
+    except NotReadable:
+        return name
+
+
 # --- Blocks -----------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+from benchmarks.gallery import equations
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STATIC = HERE / "static"
@@ -109,12 +111,13 @@ SPECIAL = re.compile(
     r"(?P<arxiv>arXiv (?P<number>\d{4}\.\d{5}))"
     r"|(?P<file>\b(?P<algorithm>\w+)\.py\b)"
     r"|(?P<code>(?<![\w-])--[a-z][a-z-]*[a-z]|\b(?:algo|rollout|policy|tokens|eval)/\w+|\b\w+=\"\w+\"|`[^`]+`)"
+    r"|(?P<symbol>\b[A-Za-z]\w*_\w+(?:<t\b)?)"
 )
 
 
 @pass_context
 def prose(context: Context, text: str) -> Markup:
-    """Prose as HTML: arXiv numbers and algorithm files linked, flags and metrics as code."""
+    """Prose as HTML: arXiv numbers and algorithm files linked, flags and metrics as code, r_it as a symbol."""
     made, at = Markup(""), 0
     for match in SPECIAL.finditer(text):
         made += escape(text[at : match.start()])
@@ -125,6 +128,8 @@ def prose(context: Context, text: str) -> Markup:
             made += Markup('<a href="{}">{}</a>').format(page, match[0])
         elif match["code"]:
             made += Markup("<code>{}</code>").format(match[0].strip("`"))
+        elif match["symbol"]:
+            made += equations.inline(match[0])
         else:
             made += match[0]
         at = match.end()

@@ -63,8 +63,11 @@ function diffTools() {
     open = !open;
     for (const fold of folds) fold.open = open;
     made.textContent = open ? "Hide unchanged lines" : "Show unchanged lines";
-  }, "space");
-  tools.append(all, button("Previous change (p)", () => go(-1)), button("Next change (n)", () => go(1)));
+  });
+  const row = document.createElement("div");
+  row.className = "buttons";
+  row.append(all, button("Previous (p)", () => go(-1)), button("Next (n)", () => go(1)));
+  tools.append(row);
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
     if (event.key === "n") go(1);
