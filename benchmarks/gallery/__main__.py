@@ -2,10 +2,12 @@
 
 python -m benchmarks.gallery                     # into benchmarks/site
 python -m benchmarks.gallery --out /tmp/site
+python -m benchmarks.gallery --screenshots       # and the README's two pictures of it; needs playwright and chromium
 """
 
 import importlib
 import importlib.util
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from benchmarks.gallery.site import Page
 
 PIECES = ("explorer", "details")  # modules with `pages(results) -> {page: context}` and a template of their name
 
+SCREENSHOTS = {"gallery-kl_cov.png": ("algorithms/kl_cov.html", 1640), "gallery-map.png": ("map.html", 1500)}
+
 
 @dataclass
 class Args:
@@ -25,6 +29,8 @@ class Args:
     """folder that the pages are written to"""
     results: Path = site.ROOT / "benchmarks" / "results"
     """what benchmarks have left"""
+    screenshots: bool = False
+    """also photograph two pages into `results`"""
 
 
 def all_pages(results: Path) -> dict[str, Page]:
@@ -42,8 +48,27 @@ def build(out: Path, results: Path) -> list[Path]:
     return site.write(out, pages, names)
 
 
+def take_screenshots(out: Path, results: Path) -> None:
+    """The pictures of SCREENSHOTS, at a laptop's width in light colours."""
+    chromium = shutil.which("chromium")
+    if not chromium or not importlib.util.find_spec("playwright"):
+        raise SystemExit("error: --screenshots needs playwright (pip install) and chromium (apt-get install)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for picture, (page, height) in SCREENSHOTS.items():
+            view = browser.new_page(viewport={"width": 1280, "height": height}, color_scheme="light")
+            view.goto((out / page).resolve().as_uri())
+            view.screenshot(path=results / picture)
+            print(f"wrote {results / picture}")
+        browser.close()
+
+
 if __name__ == "__main__":
     args = tyro.cli(Args)
     started = time.perf_counter()
     written = build(args.out, args.results)
     print(f"{len(written)} pages in {time.perf_counter() - started:.1f} s: {args.out / 'index.html'}")
+    if args.screenshots:
+        take_screenshots(args.out, args.results)

@@ -170,7 +170,7 @@ def tables(markdown: str) -> list[list[dict[str, str]]]:
         if not line.startswith("|"):
             heads = None
             continue
-        cells = [cell.strip() for cell in line.strip("|\n ").split("|")]
+        cells = [cell.strip() for cell in line.strip()[1:-1].split("|")]
         if heads is None:
             heads = cells
             found.append([])

@@ -110,7 +110,7 @@ def slug(text: str) -> str:
 SPECIAL = re.compile(
     r"(?P<arxiv>arXiv (?P<number>\d{4}\.\d{5}))"
     r"|(?P<file>\b(?P<algorithm>\w+)\.py\b)"
-    r"|(?P<code>(?<![\w-])--[a-z][a-z-]*[a-z]|\b(?:algo|rollout|policy|tokens|eval)/\w+|\b\w+=\"\w+\"|`[^`]+`)"
+    r"|(?P<code>(?<![\w-])--[a-z][a-z-]*[a-z]|\b(?:algo|rollout|policy|tokens|eval)/[\w*]+|\b\w+=\"\w+\"|`[^`]+`)"
     r"|(?P<symbol>\b[A-Za-z]\w*_\w+(?:<t\b)?)"
 )
 
