@@ -108,7 +108,7 @@ EXPECTED = {
         rf"J = {TOKEN_MEAN} {CLIPPED}",
         r"\text{ over groups with } 0 < \text{ number of right responses } < G",
         r"R = 1 \text{ if right, else } {- 1} , \text{ plus the charge } \begin{cases} 0 & \text{ if } "
-        r"\left| o \right| \le L - c \\ \frac{L - c - \left| o \right|}{c} & "
+        r"\left| o \right| \le L - c \\ \dfrac{L - c - \left| o \right|}{c} & "
         r"\text{beyond, down to -1 at the longest response L} \end{cases}",
     ],
     "clip_cov": [

@@ -13,10 +13,14 @@ A name, subscript or word that is not in the tables below is an error: what cann
 """
 
 import re
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 
 from latex2mathml.converter import convert
 from markupsafe import Markup
+
+MATHML = "http://www.w3.org/1998/Math/MathML"
+ET.register_namespace("", MATHML)
 
 GREEK = {name: rf"\{name}" for name in "alpha beta gamma delta eta lambda mu pi rho sigma tau".split()}
 NAMES = (
@@ -69,10 +73,20 @@ class Row:
     @property
     def mathml(self) -> Markup:
         """MathML, with the plain text as its alternative."""
-        made = convert(self.latex, display="block")
-        if "\\" in made:
-            raise NotReadable(f"{self.latex!r}: latex2mathml leaves a command as it is")
-        return Markup(made.replace("<math ", Markup('<math alttext="{}" ').format(" ".join(self.source)), 1))
+        root = ET.fromstring(to_mathml(self.latex, "block"))
+        root.set("alttext", " ".join(self.source))
+        return Markup(ET.tostring(root, encoding="unicode"))
+
+
+def to_mathml(latex: str, display: str) -> str:
+    """MathML by latex2mathml. A sum's index is its limit wherever it stands: browsers put it aside in running text."""
+    root = ET.fromstring(convert(latex, display=display))
+    for node in root.iter():
+        if node.text and "\\" in node.text:
+            raise NotReadable(f"{latex!r}: latex2mathml leaves {node.text!r} as it is")
+        if node.tag == f"{{{MATHML}}}msub" and node[0].text == "∑":
+            node.tag = f"{{{MATHML}}}munder"
+    return ET.tostring(root, encoding="unicode")
 
 
 # --- Formulas ---------------------------------------------------------------------------------------------------
@@ -326,7 +340,7 @@ def to_latex(text: str) -> str:
 def inline(name: str) -> Markup | str:
     """A name in running text, such as "l_old_j", as MathML, or as it is where it is none of an equation."""
     try:
-        return Markup(convert(symbol(name), display="inline"))
+        return Markup(to_mathml(symbol(name), "inline"))
     except NotReadable:
         return name
 
@@ -383,9 +397,9 @@ def rows(lines: list[str]) -> list[Row]:
         if found and start > margin and start in columns[1:]:
             if not open_cases:
                 first = columns.index(start)
-                open_cases.append((first, [" & ".join(pieces[first:])]))
+                open_cases.append((first, [" & ".join(pieces[first:])]))  # the row above is the first case
             words = rf" & \text{{{note}}}" if note else ""
-            open_cases[0][1].append(r"\\ " + " & ".join(formulas) + words)
+            open_cases[0][1].append(r"\\ " + " & ".join(formulas).replace(r"\frac", r"\dfrac") + words)
             found[-1].source.append(line[margin:])
             found[-1].label = found[-1].label or label
             continue

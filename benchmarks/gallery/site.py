@@ -111,13 +111,13 @@ SPECIAL = re.compile(
     r"(?P<arxiv>arXiv (?P<number>\d{4}\.\d{5}))"
     r"|(?P<file>\b(?P<algorithm>\w+)\.py\b)"
     r"|(?P<code>(?<![\w-])--[a-z][a-z-]*[a-z]|\b(?:algo|rollout|policy|tokens|eval)/[\w*]+|\b\w+=\"\w+\"|`[^`]+`)"
-    r"|(?P<symbol>\b[A-Za-z]\w*_\w+(?:<t\b)?)"
+    rf"|(?P<symbol>\b(?:[A-Za-z]\w*_\w+(?:<t\b)?|eps|{'|'.join(equations.GREEK)})\b)"
 )
 
 
 @pass_context
 def prose(context: Context, text: str) -> Markup:
-    """Prose as HTML: arXiv numbers and algorithm files linked, flags and metrics as code, r_it as a symbol."""
+    """Prose as HTML: arXiv numbers and algorithm files linked, flags and metrics as code, r_it and alpha as symbols."""
     made, at = Markup(""), 0
     for match in SPECIAL.finditer(text):
         made += escape(text[at : match.start()])
