@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from benchmarks.gallery import algorithms, charts, diffs, equations, site
+from benchmarks.gallery.__main__ import check_out
 from benchmarks.gallery.equations import NotReadable, to_latex
 from benchmarks.gallery.pages import ordered, pages
 from tests import sync
@@ -175,8 +176,9 @@ def test_equations_are_whole_and_well_formed(name: str) -> None:
         for words in re.findall(r"\\text\{([^}]*)\}", row.latex):
             assert not re.search(r"[_<>=\\|]", words)
         math = ET.fromstring(str(row.mathml))
+        plain = {*equations.GREEK, "sum", "floor", "ceil", "eps"}
         for leaf in filter(None, (node.text for node in math.iter())):
-            assert not re.search(r"[_\\]", leaf) and leaf not in equations.GREEK | {"sum", "floor", "eps"}, leaf
+            assert not re.search(r"[_\\]", leaf) and leaf not in plain, leaf
         assert math.attrib["alttext"].strip() and math.attrib["display"] == "block"
 
 
@@ -522,12 +524,44 @@ def test_a_changed_file_changes_its_page(gallery: Path, tmp_path: Path, monkeypa
         assert new in page and new not in before
 
 
+def test_an_equation_that_cannot_be_read_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(sync.ALGOS, tmp_path / "algos")
+    (tmp_path / "algos" / "opo.py").write_text(sync.read("opo").replace("A_i = R_i - b ", "A_i = R_i ~ b "))
+    monkeypatch.setattr(sync, "ALGOS", tmp_path / "algos")
+    with pytest.raises(ValueError, match=r"algos/opo\.py, the equations at line 7: .*R_i ~ b"):
+        pages(tmp_path)
+
+
 def test_old_pages_do_not_stay(tmp_path: Path) -> None:
     (tmp_path / "diffs").mkdir()
     (tmp_path / "diffs" / "gone-forever.html").write_text("old")
+    (tmp_path / "details.html").write_text("old")
     (tmp_path / "mine.txt").write_text("kept")
     site.write(tmp_path, {"a.html": site.Page("index.html", "index", {"everything": {}, "levers": {}})}, [])
-    assert not (tmp_path / "diffs").exists() and (tmp_path / "mine.txt").exists() and (tmp_path / "a.html").exists()
+    assert not (tmp_path / "diffs").exists() and not (tmp_path / "details.html").exists()
+    assert (tmp_path / "mine.txt").exists() and (tmp_path / "a.html").exists()
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    check_out(tmp_path / "new")
+    check_out(tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="error: --out"):
+        check_out(tmp_path)
+    with pytest.raises(SystemExit, match="error: --out"):
+        check_out(tmp_path / "thesis.txt")
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "gallery.js").write_text("")  # an earlier gallery
+    check_out(tmp_path)
+
+
+def test_other_parts_are_linked_once_they_are_built() -> None:
+    found = site.navigation(["index.html", "map.html", "explorer/kl_cov.html", "explorer/dapo.html"])
+    assert [(part, page) for part, _, page in found][2:] == [("explorer", "explorer/dapo.html")]
+    context = pages(Path("nowhere"))["algorithms/kl_cov.html"].context
+    link = 'href="../explorer/kl_cov.html"'
+    assert link in site.render("algorithm.html", root="../", built={"explorer/kl_cov.html"}, **context)
+    assert link not in site.render("algorithm.html", root="../", **context)
 
 
 def test_prose_marks_what_it_knows_and_keeps_the_rest() -> None:

@@ -48,6 +48,12 @@ def build(out: Path, results: Path) -> list[Path]:
     return site.write(out, pages, names)
 
 
+def check_out(out: Path) -> None:
+    """Pages of an earlier gallery are deleted: anything else in the folder is a reason to stop."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "static" / "gallery.js").exists()):
+        raise SystemExit(f"error: --out {out} is no gallery, and not empty; name a new folder")
+
+
 def take_screenshots(out: Path, results: Path) -> None:
     """The pictures of SCREENSHOTS, at a laptop's width in light colours."""
     chromium = shutil.which("chromium")
@@ -67,8 +73,12 @@ def take_screenshots(out: Path, results: Path) -> None:
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
+    check_out(args.out)
     started = time.perf_counter()
-    written = build(args.out, args.results)
+    try:
+        written = build(args.out, args.results)
+    except ValueError as error:  # an algorithm file whose head or equations cannot be read
+        raise SystemExit(f"error: {error}") from error
     print(f"{len(written)} pages in {time.perf_counter() - started:.1f} s: {args.out / 'index.html'}")
     if args.screenshots:
         take_screenshots(args.out, args.results)

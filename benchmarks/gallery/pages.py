@@ -58,10 +58,13 @@ def curves(one: Algorithm, results: Path, claims: dict[str, list[dict]]) -> list
 
 
 def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], results: Path, claims: dict) -> dict:
-    method = [
-        (block.kind, equations.rows(block.lines) if block.kind == "equations" else block.text, block)
-        for block in one.method
-    ]
+    method = []
+    for block in one.method:
+        try:
+            body = equations.rows(block.lines) if block.kind == "equations" else block.text
+        except equations.NotReadable as error:
+            raise ValueError(f"algos/{one.name}.py, the equations at line {block.line}: {error}") from error
+        method.append((block.kind, body))
     parent = everything[one.parent] if one.parent else None
     return {
         "one": one,

@@ -2,7 +2,8 @@
 
 A page is a name relative to the site's root ("algorithms/dapo.html"), a template and its context. Every template gets
 `root`, the way back to the site's root ("" or "../"), `page`, its own name, `current`, the part of the site that the
-navigation marks, `navigation`, a list of (part, label, page), and `algorithms`, the names of all algorithm files.
+navigation marks, `navigation`, a list of (part, label, page), `algorithms`, the names of all algorithm files, and
+`built`, the names of all pages.
 """
 
 import functools
@@ -58,8 +59,8 @@ def environment() -> Environment:
 
 
 def render(template: str, **context: object) -> str:
-    """One page as text. `root`, `page`, `current`, `navigation` and `algorithms` may be left out."""
-    defaults = {"root": "", "page": "", "current": "", "navigation": [], "algorithms": []}
+    """One page as text. What every page gets may be left out."""
+    defaults = {"root": "", "page": "", "current": "", "navigation": [], "algorithms": [], "built": ()}
     return environment().get_template(template).render(defaults | context)
 
 
@@ -82,8 +83,10 @@ def write(out: Path, pages: dict[str, Page], algorithms: list[str]) -> list[Path
     """Write all pages and the static files into `out`, which is emptied of earlier pages first."""
     for folder in ("algorithms", "diffs", "source", "explorer", "static"):
         shutil.rmtree(out / folder, ignore_errors=True)
+    for old in out.glob("*.html"):
+        old.unlink()
     shutil.copytree(STATIC, out / "static")
-    shared, written = {"navigation": navigation(pages), "algorithms": algorithms}, []
+    shared, written = {"navigation": navigation(pages), "algorithms": algorithms, "built": set(pages)}, []
     for name, page in pages.items():
         here = {"root": way_back(name), "page": name, "current": page.current}
         path = out / name
