@@ -539,6 +539,7 @@ def test_legend_says_what_level_means() -> None:
     assert legends["entropy"]["e0"] == "0 to 1" and legends["entropy"]["e5"] == "above 5"
     assert legends["advantage"]["a-3"] == "beyond -2" and legends["advantage"]["a2"] == "1 to 2"
     assert legends["gradient"]["g2"] == "-2 to -1" and legends["gradient"]["g-3"] == "beyond 2"
+    assert legends["gradient"]["g1"] == "-1 to 0" and legends["gradient"]["g-1"] == "0 to 1"
     assert legends["covariance"]["c-1"] == "-1 to 0" and legends["covariance"]["c0"] == "0"
     assert set(legends["status"]) == {"s-t", "s-h"}
 

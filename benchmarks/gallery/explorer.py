@@ -92,8 +92,8 @@ def tops(groups: list[dict]) -> dict[str, float]:
 
 
 def number(value: float) -> str:
-    """Four digits, with a true minus sign."""
-    return f"{value:.4g}".replace("-", "\u2212")
+    """Four digits, with a true minus sign, which 0 never has."""
+    return f"{value + 0.0:.4g}".replace("-", "\u2212")
 
 
 def legends(record: dict, ends: dict[str, float]) -> dict[str, list[tuple[str, str]]]:
