@@ -406,6 +406,14 @@ def claims(runs: Runs) -> list[tuple[str, str, str, tuple[float, float, float], 
     return rows
 
 
+LAWS = {"R = -a exp(H) + b": np.exp, "straight line in H": np.asarray}  # what reward is linear in
+
+
+def law_fits(reward: np.ndarray, entropy: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Slope and offset of reward as a function of exp(H), which the law says, and of H, by least squares."""
+    return {name: tuple(map(float, np.polyfit(of(entropy), reward, 1))) for name, of in LAWS.items()}
+
+
 def law(run: dict[str, np.ndarray], share: float) -> dict[str, float]:
     """RMSE over the rest of a run of three predictions of reward, each fitted on the first `share` of its steps.
 
@@ -414,9 +422,8 @@ def law(run: dict[str, np.ndarray], share: float) -> dict[str, float]:
     reward, entropy = run["reward"], run["entropy"]
     n = max(3, round(share * len(reward)))
     errors = {}
-    for name, x in (("R = -a exp(H) + b", np.exp(entropy)), ("straight line in H", entropy)):
-        slope, offset = np.polyfit(x[:n], reward[:n], 1)
-        errors[name] = float(np.sqrt(np.mean((slope * x[n:] + offset - reward[n:]) ** 2)))
+    for name, (slope, offset) in law_fits(reward[:n], entropy[:n]).items():
+        errors[name] = float(np.sqrt(np.mean((slope * LAWS[name](entropy[n:]) + offset - reward[n:]) ** 2)))
     errors["last value"] = float(np.sqrt(np.mean((reward[max(0, n - WINDOW) : n].mean() - reward[n:]) ** 2)))
     return errors
 

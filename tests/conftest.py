@@ -20,3 +20,13 @@ torch.set_num_threads(1)
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2 with tied embeddings and the byte tokenizer, saved. Read only: copy it before changing it."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole gallery, from the committed results. Read only."""
+    from benchmarks.gallery.__main__ import Args, build
+
+    out = tmp_path_factory.mktemp("gallery")
+    build(out, Args().results)
+    return out

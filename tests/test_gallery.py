@@ -1,0 +1,572 @@
+"""The gallery without a browser: what is read from the algorithm files, equations, differences, pages, links."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from itertools import combinations, pairwise
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+
+from benchmarks.gallery import algorithms, charts, diffs, equations, site
+from benchmarks.gallery.__main__ import check_out
+from benchmarks.gallery.equations import NotReadable, to_latex
+from benchmarks.gallery.pages import ordered, pages
+from tests import sync
+
+NAMES = sync.algorithms()
+RESULTS = sync.ROOT / "benchmarks" / "results"
+VOID = {"meta", "link", "br", "img", "input", "hr", "col", "wbr"}
+
+
+@dataclass
+class Node:
+    """An HTML element: enough of a tree to ask for classes, attributes and text."""
+
+    tag: str
+    attributes: dict[str, str]
+    children: list["Node | str"] = field(default_factory=list)
+
+    @property
+    def classes(self) -> set[str]:
+        return set(self.attributes.get("class", "").split())
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+    def all(self, tag: str = "", cls: str = "") -> Iterator["Node"]:
+        for child in self.children:
+            if isinstance(child, Node):
+                if tag in ("", child.tag) and (not cls or cls in child.classes):
+                    yield child
+                yield from child.all(tag, cls)
+
+
+class Tree(HTMLParser):
+    """Parses a page and insists that every element is closed where it should be."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.root = Node("", {})
+        self.open = [self.root]
+        self.feed(text)
+        self.close()
+        assert self.open == [self.root], f"never closed: {[node.tag for node in self.open[1:]]}"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        node = Node(tag, {key: value or "" for key, value in attributes})
+        self.open[-1].children.append(node)
+        if tag not in VOID:
+            self.open.append(node)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.open[-1].children.append(Node(tag, {key: value or "" for key, value in attributes}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+@pytest.fixture(scope="module")
+def trees(gallery: Path) -> dict[str, Node]:
+    found = sorted(gallery.rglob("*.html"))
+    return {str(path.relative_to(gallery)): Tree(path.read_text()).root for path in found}
+
+
+# --- Equations --------------------------------------------------------------------------------------------------------
+
+CLIPPED = (
+    r"\operatorname{min}\left(r_{i,t} A_{i,t} , "
+    r"\operatorname{clip}\left(r_{i,t} , 1 - \varepsilon_{\mathrm{low}} , 1 + \varepsilon_{\mathrm{high}}\right)"
+    r" A_{i,t}\right)"
+)
+COVARIANCE = (
+    r"\operatorname{Cov}_{j} = \left(l_{j} - \operatorname{mean} \, l\right) "
+    r"\left(A_{j} - \operatorname{mean} \, A\right)"
+)
+RATIO = r"\pi\left(o_{i,t} \mid q , o_{i,<t}\right)"
+TOKEN_MEAN = r"\mathbb{E} \frac{1}{\sum_{i} \left| o_{i} \right|} \sum_{i} \sum_{t}"
+EXPECTED = {
+    "grpo": [
+        r"A_{i} = \frac{R_{i} - \operatorname{mean}\left(R\right)}{\operatorname{std}\left(R\right)}",
+        rf"r_{{i,t}} = \frac{{{RATIO}}}{{\pi_{{\mathrm{{old}}}}{RATIO.removeprefix(chr(92) + 'pi')}}}",
+        r"J = \mathbb{E} \frac{1}{G} \sum_{i} \frac{1}{\left| o_{i} \right|} \sum_{t} "
+        r"\left[\operatorname{min}\left(r_{i,t} A_{i} , \operatorname{clip}\left(r_{i,t} , 1 - \varepsilon , "
+        r"1 + \varepsilon\right) A_{i}\right) - \beta \, \mathrm{k3}_{i,t}\right]",
+        r"\mathrm{k3}_{i,t} = \frac{\pi_{\mathrm{ref}}}{\pi} - \log\left(\frac{\pi_{\mathrm{ref}}}{\pi}\right) - 1",
+    ],
+    "dapo": [
+        rf"J = {TOKEN_MEAN} {CLIPPED}",
+        r"\text{ over groups with } 0 < \text{ number of right responses } < G",
+        r"R = 1 \text{ if right, else } {- 1} , \text{ plus the charge } \begin{cases} 0 & \text{ if } "
+        r"\left| o \right| \le L - c \\ \dfrac{L - c - \left| o \right|}{c} & "
+        r"\text{beyond, down to -1 at the longest response L} \end{cases}",
+    ],
+    "clip_cov": [
+        COVARIANCE,
+        r"I = \lfloor \mathrm{ratio} \, N \rfloor \text{ tokens drawn at random from those with } "
+        r"\mathrm{lb} < \operatorname{Cov}_{j} < \mathrm{ub}",
+        rf"J = \frac{{1}}{{N}} \sum_{{j}} \mathbf{{1}}\left[j \notin I\right] {CLIPPED}".replace("i,t", "j"),
+    ],
+    "kl_cov": [
+        COVARIANCE,
+        r"I = \text{ the } \lfloor \mathrm{ratio} \, N \rfloor \text{ tokens of largest } \operatorname{Cov}_{j}",
+        r"J = \frac{1}{N} \sum_{j} \left[r_{j} A_{j} - \mathbf{1}\left[j \in I\right] \, \mathrm{coef} \, "
+        r"\left| l_{j} - l^{\mathrm{old}}_{j} \right|\right]",
+    ],
+    "forking_tokens": [
+        r"S = \text{ the } \lceil \rho N \rceil \text{ tokens of largest } H_{i,t} \text{ among the } N "
+        r"\text{ response tokens of a minibatch }",
+        rf"J = \mathbb{{E}} \frac{{1}}{{\left| S \right|}} \sum_{{(i , t) \in S}} {CLIPPED}",
+    ],
+    "nsr": [
+        r"J_{\mathrm{PSR}} = \mathbb{E} \sum_{i : r_{i} = 1} \pi\left(o_{i} \mid q\right) \qquad "
+        r"J_{\mathrm{NSR}} = {- \mathbb{E} \sum_{i : r_{i} = {- 1}} \pi\left(o_{i} \mid q\right)} \qquad "
+        r"J = \lambda J_{\mathrm{PSR}} + J_{\mathrm{NSR}}",
+        r"A_{i} = \lambda \qquad \text{ if } o_{i} \text{ is right }",
+        r"A_{i} = {- 1} \qquad \text{ if } o_{i} \text{ is wrong }",
+    ],
+    "entropic": [
+        r"e = H - \mathrm{target}",
+        r"\alpha = \operatorname{clip}\left(k_{p} e + k_{i} I , {- 1} , 1\right) , \qquad "
+        r"\text{ then } I \leftarrow I + e",
+        r"J = J_{\mathrm{PPO}} + \alpha \frac{1}{N_{h}} \sum_{i , t : p_{i,t} > 0.95} r_{i,t} \left| A_{i} \right| , "
+        r"\qquad N_{h} \text{ the number of those tokens }",
+        rf"J_{{\mathrm{{PPO}}}} = {TOKEN_MEAN} "
+        + CLIPPED.replace("A_{i,t}", "A_{i}").replace(r"_{\mathrm{low}}", "").replace(r"_{\mathrm{high}}", ""),
+    ],
+    "opo": [
+        r"b = \frac{\sum_{i} \left| o_{i} \right| R_{i}}{\sum_{i} \left| o_{i} \right|}",
+        r"A_{i} = R_{i} - b",
+        rf"J = {TOKEN_MEAN} A_{{i}} \, \log \, {RATIO}",
+    ],
+}
+
+
+def equation_rows(name: str) -> list[equations.Row]:
+    found = [block for block in algorithms.load(name).method if block.kind == "equations"]
+    return [row for block in found for row in equations.rows(block.lines)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equations_by_hand(name: str) -> None:
+    """The LaTeX of every equation, written by hand from the head docstring."""
+    assert [row.latex for row in equation_rows(name)] == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equations_are_whole_and_well_formed(name: str) -> None:
+    """No line of a block is lost, nothing is left in plain notation, and the MathML parses."""
+    head = sync.HEAD.match(sync.read(name))[1]
+    indented = [line.strip() for line in head.splitlines() if line.startswith("    ") and "python " not in line]
+    indented = [line for line in indented if not line.startswith("--")]
+    shown = equation_rows(name)
+    assert [line.strip() for row in shown for line in row.source] == indented
+    for row in shown:
+        for words in re.findall(r"\\text\{([^}]*)\}", row.latex):
+            assert not re.search(r"[_<>=\\|]", words)
+        math = ET.fromstring(str(row.mathml))
+        plain = {*equations.GREEK, "sum", "floor", "ceil", "eps"}
+        for leaf in filter(None, (node.text for node in math.iter())):
+            assert not re.search(r"[_\\]", leaf) and leaf not in plain, leaf
+        assert math.attrib["alttext"].strip() and math.attrib["display"] == "block"
+
+
+def test_notes_and_numbers_of_equations() -> None:
+    ratio, log = equation_rows("grpo")[0], equation_rows("grpo")[3]
+    assert (ratio.note, ratio.label) == ("the same for all t", "")
+    assert (log.note, log.label) == ("an estimate of KL", "Eq. 4")
+    assert [row.indented for row in equation_rows("dapo")] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "claip(r_it, 1)",  # a function that is not known
+        "wibble A_i",  # a word that is not known
+        "A_i + zeta",
+        "r_xy A_i",  # an index that is not known
+        "l_old_new_j",
+        "sum_z A_i",
+        "A_i = (R_i - b",  # brackets
+        "A_i = R_i - b)",
+        "|o_i",
+        "A_i ^ 2",  # a sign that is not known
+        "A_i / ",
+        "1/",
+    ],
+)
+def test_what_cannot_be_read_raises(text: str) -> None:
+    with pytest.raises(NotReadable):
+        to_latex(text)
+
+
+def test_strokes_and_bars() -> None:
+    """Tight strokes divide atoms, spaced ones products; a spaced bar is a condition."""
+    assert to_latex("a_i".replace("a", "A") + "/G b") == r"\frac{A_{i}}{G} b"
+    assert to_latex("R_i b / N S") == r"\frac{R_{i} b}{N S}"
+    assert to_latex("|o_i| R_i") == r"\left| o_{i} \right| R_{i}"
+    assert to_latex("pi(o_i | q)") == r"\pi\left(o_{i} \mid q\right)"
+    assert to_latex("(R_i - b) / (L - c)") == r"\frac{R_{i} - b}{L - c}"
+    assert to_latex("(R_i - b) (L - c)") == r"\left(R_{i} - b\right) \left(L - c\right)"
+
+
+# --- What is read from the files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_line_of_a_head_has_a_place(name: str) -> None:
+    """Method, differences, pitfalls and commands together are the whole head after its first line."""
+    one = algorithms.load(name)
+    head = sync.HEAD.match(one.text)[1].splitlines()
+    shown = [line for block in one.method + one.pitfalls for line in block.lines]
+    shown = " ".join(shown + [d.what for d in one.differences] + [d.where for d in one.differences] + one.commands)
+    for line in head[1:]:
+        if line.startswith("Parent: "):
+            assert one.parent == line.removeprefix("Parent: ").removesuffix(".py")
+            continue
+        for word in re.sub(r"^- |^Differs from ", "", line.strip()).rstrip(":").split():
+            assert word.rstrip(":") in shown, f"{line!r} is not on the page"
+    assert one.differences and one.commands
+
+
+def test_a_head_is_sorted() -> None:
+    one = algorithms.load("clip_cov")
+    assert (one.title, one.parent, one.arxiv, one.date) == ("Clip-Cov", "dapo", "2505.22617", "May 2025")
+    assert [d.where for d in one.differences] == [
+        *['the authors\' code, and from verl 0.9 where it was merged (loss_mode="clip_cov")'] * 3,
+        "As in the code",
+    ]
+    assert one.differences[1].line == one.text[: one.text.index("- The quota is floor")].count("\n") + 1
+    assert [block.text[:12] for block in one.pitfalls] == ["Which tokens"]
+    assert algorithms.load("entropic").authors == "" and algorithms.load("entropic").date == "November 2025"
+
+
+def test_knobs_against_the_parent() -> None:
+    knobs = {knob.name: knob for knob in algorithms.load("opo").knobs}
+    assert (knobs["num_minibatches"].default, knobs["num_minibatches"].parent) == ("1", "4")
+    assert knobs["beta"].fixed and knobs["beta"].parent == "0.0"
+    assert algorithms.load("opo").dropped == ["--clip-ratio-low", "--clip-ratio-high", "--beta", "--entropy-coef"]
+    mine = {knob.name: knob for knob in algorithms.load("kl_cov").knobs}
+    assert mine["kl_cov_ratio"].parent is None and mine["kl_cov_ratio"].flag == "--kl-cov-ratio"
+    assert mine["max_resample"].parent == mine["max_resample"].default == "9"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_regions_and_warnings_are_at_their_lines(name: str) -> None:
+    one = algorithms.load(name)
+    lines = one.text.splitlines()
+    for region, (first, last) in one.regions.items():
+        if region != "head":
+            assert lines[first - 1].strip() == f"# [algo: {region}]" and lines[last - 1].strip() == "# [/algo]"
+    for line, text in one.warnings:
+        assert "warn_once(" in lines[line - 1] and text in one.text
+    in_regions = [text for text in sync.own_parts(one.text).values() if "warn_once(" in text]
+    assert len(one.warnings) == sum(text.count("warn_once(") for text in in_regions)
+
+
+def test_levers_are_complete_and_true_where_code_can_tell() -> None:
+    """Every file has its levers, no lever is without a file, and defaults named in words are the files' defaults."""
+    assert set(algorithms.LEVERS) == set(NAMES)
+    pulled = {lever for levers in algorithms.LEVERS.values() for lever in levers}
+    assert pulled == set(algorithms.LEVER_TITLES)
+    for name, levers in algorithms.LEVERS.items():
+        defaults = {knob: found.default for knob, found in algorithms.flags(sync.read(name)).items()}
+        loss = sync.own_parts(sync.read(name))["loss"]
+        assert ("sampling" in levers) == ("max_resample" in defaults)
+        assert ("reward" in levers) == ("overlong_buffer_length" in defaults)
+        assert ("controller" in levers) == ("kp" in defaults)
+        assert ("sample weight" in levers) == ("positive_weight" in defaults)
+        assert ("covariance" in levers) == ("cov = " in loss)
+        low, high = defaults.get("clip_ratio_low"), defaults.get("clip_ratio_high")
+        words = {("0.2", "0.2"): "0.2 on both sides", ("0.2", "0.28"): "0.2 below, 0.28 above"}
+        words |= {("1.0", "1.0"): "ratio up to 2"}
+        assert words.get((low, high), "none") in levers["clip"]
+        parent = algorithms.LEVERS.get(sync.parent(name) or "", {})
+        for lever, what in levers.items():
+            if what.startswith("*") or name == "grpo":
+                assert what.lstrip("*") != parent.get(lever, "").lstrip("*"), f"{name}: {lever} is no change"
+            elif not what.startswith("as "):
+                assert what == parent[lever].lstrip("*"), f"{name}: {lever} is said to be the parent's"
+
+
+def test_a_new_file_without_levers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(sync.ALGOS, tmp_path / "algos")
+    (tmp_path / "algos" / "fresh.py").write_text(sync.read("nsr"))
+    monkeypatch.setattr(sync, "ALGOS", tmp_path / "algos")
+    with pytest.raises(ValueError, match=r"fresh\.py has no entry in LEVERS"):
+        pages(tmp_path)
+
+
+# --- Differences ------------------------------------------------------------------------------------------------------
+
+
+def lines_of(node: Node, cls: str) -> list[str]:
+    return [cell.text.rstrip("\n") for cell in node.all("td", cls)]
+
+
+def diff_command(old: str, new: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Removed and added lines as `diff -d` prints them."""
+    (folder / "old").write_text(old)
+    (folder / "new").write_text(new)
+    done = subprocess.run(["diff", "-d", "old", "new"], cwd=folder, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return tuple([line[2:] for line in lines if line.startswith(mark)] for mark in ("< ", "> "))
+
+
+@pytest.mark.skipif(not shutil.which("diff"), reason="needs the diff command")
+@pytest.mark.parametrize(("one", "other"), list(combinations(NAMES, 2)))
+def test_each_difference_is_that_of_diff(trees: dict, tmp_path: Path, one: str, other: str) -> None:
+    """On the page of each pair, and on that of a file against its parent: what was removed and what was added."""
+    old, new = (a.name for a in ordered(algorithms.load(one), algorithms.load(other)))
+    texts = [sync.own_parts(sync.read(name))["head"] for name in (old, new)]
+    codes = [sync.read(name)[len(head) :] for name, head in zip((old, new), texts, strict=True)]
+    shown = [trees[f"diffs/{old}-{new}.html"]]
+    if sync.parent(new) == old:
+        shown.append(trees[f"algorithms/{new}.html"])
+    for page in shown:
+        (diff,) = page.all("div", "diff")
+        assert (diff.attributes["data-old"], diff.attributes["data-new"]) == (old, new)
+        code, head = diff.all("div", "code")
+        for part, (left, right) in ((code, codes), (head, texts)):
+            removed, added = diff_command(left, right, tmp_path)
+            assert sorted(lines_of(part, "del")) == sorted(removed)
+            assert sorted(lines_of(part, "ins")) == sorted(added)
+            both = [
+                (row.all("td", "both"), row.all("td", "old"), row.all("td", "new"))
+                for row in part.all("tr")
+                if "label" not in row.classes and list(row.all("td"))
+            ]
+            sides = [], []
+            for folded, before, after in both:
+                folded = [cell.text for cell in folded]
+                sides[0].extend(folded or [cell.text for cell in before if "none" not in cell.classes])
+                sides[1].extend(folded or [cell.text for cell in after if "none" not in cell.classes])
+            assert sides == (left.splitlines(), right.splitlines())  # nothing of either file is lost
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if sync.parent(name)])
+def test_difference_counts_are_the_ledgers(trees: dict, name: str) -> None:
+    ledger = {row.split(",")[0]: row.split(",") for row in sync.LEDGER.read_text().splitlines()}
+    lines, places = ledger[name][3:5]
+    assert f"{lines} lines of code at {places} places" in trees[f"algorithms/{name}.html"].text
+    parent = sync.parent(name)
+    cells = [
+        link for link in trees["map.html"].all("a") if f"{name} and {parent}:" in link.attributes.get("aria-label", "")
+    ]
+    assert [link.text for link in cells] == [lines]
+
+
+def test_regions_are_labelled(trees: dict) -> None:
+    (diff,) = trees["algorithms/kl_cov.html"].all("div", "diff")
+    assert [next(row.all("b")).text for row in diff.all("tr", "label")] == ["args", "credit", "loss"]
+    (diff,) = trees["algorithms/dapo.html"].all("div", "diff")
+    assert [next(row.all("b")).text for row in diff.all("tr", "label")] == ["args", "credit", "loss", "sample"]
+
+
+def test_stretches_keep_three_lines_and_fold_the_rest() -> None:
+    old = '"""H."""\n' + "".join(f"a{n} = 0\n" for n in range(30))
+    new = old.replace("a9 = 0", "a9 = 1").replace("a27 = 0\n", "")
+    found = diffs.stretches(diffs.compare(old, new))
+    assert [(s.folded, len(s.rows)) for s in found] == [(True, 6), (False, 7), (True, 11), (False, 6)]
+    assert diffs.count(diffs.compare(old, new)) == (3, 2)
+
+
+# --- Curves and claims ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("regime", charts.REGIMES)
+def test_curves_end_where_the_report_says(regime: str) -> None:
+    """Reward, entropy and pass@k at the end, of every arm, as CLAIMS.md has them from benchmarks/collapse.py."""
+    section = (RESULTS / "collapse" / "CLAIMS.md").read_text().partition(f"## {regime.capitalize()}:")[2]
+    summary = charts.tables(section)[0]
+    arms = charts.read(RESULTS / "collapse" / f"{regime}.csv")
+    assert {row["arm"] for row in summary} == set(arms)
+    for row in summary:
+        arm = arms[row["arm"]]
+        assert charts.said(arm.entropy[:, -charts.WINDOW :].mean(1)) == row["entropy"]
+        assert charts.said(arm.reward[:, -charts.WINDOW :].mean(1)) == row["reward"]
+        assert [charts.said(arm.after[:, at]) for at in (0, -1)] == [row["pass@1"], row["pass@32"]]
+
+
+def test_charts_say_their_numbers(trees: dict) -> None:
+    shown = list(trees["algorithms/kl_cov.html"].all("svg", "chart"))
+    assert len(shown) == 6
+    about = next(shown[0].all("desc")).text
+    assert "kl_cov: 0.280 ± 0.002 in the first 9 steps, 0.233 ± 0.004 in the last 9, 5 seeds." in about
+    assert "dapo:" in about and "grpo, mixed groups:" in about  # its parent, and what its claims are held against
+    raw = [svg.text for svg in shown]
+    assert all("step" in text or "k" in text for text in raw)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_claims_of_a_method_are_on_its_page(trees: dict, name: str) -> None:
+    claims = charts.claims(RESULTS / "collapse" / "CLAIMS.md")
+    expected = [
+        [row["claim"], row["read here as"], row["effect (95 % over seeds)"], row["verdict"]]
+        for regime in charts.REGIMES
+        for row in claims[regime]
+        if row["method"] == name
+    ]
+    tables = trees[f"algorithms/{name}.html"].all("table", "claims")
+    shown = [[cell.text for cell in row.all("td")] for table in tables for row in table.all("tr")]
+    assert [row for row in shown if row] == expected
+    assert bool(expected) == (name != "grpo")
+
+
+def test_missing_results_are_said(tmp_path: Path) -> None:
+    text = site.render(
+        "algorithm.html", root="../", algorithms=NAMES, **pages(tmp_path)["algorithms/kl_cov.html"].context
+    )
+    assert text.count("No runs of KL-Cov in this regime") == 2 and text.count("No verdicts in this regime yet") == 2
+    assert "<svg" not in text
+
+
+# --- Pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_page_is_there(trees: dict) -> None:
+    count = len(NAMES)
+    assert {"index.html", "map.html"} <= set(trees)
+    assert {f"{folder}/{name}.html" for folder in ("algorithms", "source") for name in NAMES} <= set(trees)
+    assert sum(name.startswith("diffs/") for name in trees) == count * (count - 1) // 2
+
+
+def test_links_and_anchors_resolve(gallery: Path, trees: dict) -> None:
+    ids = {
+        name: [node.attributes["id"] for node in root.all() if "id" in node.attributes] for name, root in trees.items()
+    }
+    checked = 0
+    for name, root in trees.items():
+        here = set(ids[name])
+        assert len(ids[name]) == len(here), f"{name}: an id is there twice"
+        links, nodes = set(), list(root.all())
+        for node in nodes:
+            links |= {
+                (node.tag, node.attributes[key]) for key in ("href", "src", "xlink:href") if key in node.attributes
+            }
+            for key in ("aria-labelledby", "aria-describedby"):
+                assert set(node.attributes.get(key, "").split()) <= here
+        for tag, href in links:
+            link = urlparse(href)
+            if link.scheme:
+                assert link.scheme == "data" or (tag == "a" and link.scheme == "https"), f"{name}: {href}"
+                continue
+            target = os.path.normpath(Path(name).parent / unquote(link.path)) if link.path else name
+            assert (gallery / target).is_file(), f"{name}: {href}"
+            assert not link.fragment or link.fragment in ids[target], f"{name}: {href}"
+            checked += 1
+    assert checked > 1000
+
+
+def test_pages_are_sound(trees: dict) -> None:
+    """Language, one title, one main heading, headings without gaps, alternatives for pictures, names for links."""
+    for name, root in trees.items():
+        (html,) = root.all("html")
+        assert html.attributes["lang"] == "en", name
+        (title,) = (node for head in root.all("head") for node in head.all("title"))
+        assert title.text.strip(), name
+        headings = [int(node.tag[1]) for node in root.all() if re.fullmatch(r"h[1-6]", node.tag)]
+        assert headings.count(1) == 1 and headings[0] == 1, name
+        assert all(b <= a + 1 for a, b in pairwise(headings)), name
+        assert all(node.attributes.get("alt") for node in root.all("img")), name
+        for svg in root.all("svg"):
+            assert svg.attributes["role"] == "img" and next(svg.all("title")).text, name
+        for link in root.all("a"):
+            assert link.text.strip() or link.attributes.get("aria-label"), name
+        for node in root.all():
+            if node.attributes.get("role") == "region":
+                assert node.attributes.get("aria-label"), name
+    titles = [next(root.all("title")).text for root in trees.values()]
+    assert len(titles) == len(set(titles))
+
+
+def test_source_pages_are_the_files(trees: dict) -> None:
+    for name in NAMES:
+        lines = [next(line.all("code")).text for line in trees[f"source/{name}.html"].all("div", "line")]
+        assert lines == sync.read(name).splitlines()
+
+
+def test_the_same_files_make_the_same_bytes(gallery: Path, tmp_path: Path) -> None:
+    """By the command, in another process with another order of sets; it says where and how long."""
+    command = [sys.executable, "-m", "benchmarks.gallery", "--out", str(tmp_path / "site")]
+    env = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run(command, cwd=sync.ROOT, env=env, capture_output=True, text=True, check=True)
+    first, second = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for out in (gallery, tmp_path / "site")
+    )
+    assert first == second
+    count = sum(path.suffix == ".html" for path in first)
+    assert re.fullmatch(rf"{count} pages in [\d.]+ s: {re.escape(str(tmp_path))}/site/index\.html\n", done.stdout)
+
+
+def test_a_changed_file_changes_its_page(gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(sync.ALGOS, tmp_path / "algos")
+    text = sync.read("kl_cov").replace("kl_cov_coef: float = 1.0", "kl_cov_coef: float = 2.5")
+    text = text.replace("sum_j [ r_j A_j -", "sum_j [ r_j A_j +").replace("1, where", "9, where")
+    (tmp_path / "algos" / "kl_cov.py").write_text(text)
+    monkeypatch.setattr(sync, "ALGOS", tmp_path / "algos")
+    made = pages(tmp_path)["algorithms/kl_cov.html"].context
+    page = site.render("algorithm.html", root="../", algorithms=NAMES, **made)
+    before = (gallery / "algorithms" / "kl_cov.html").read_text()
+    for new in ("2.5</td>", "r_j A_j + 1[j in I]"):
+        assert new in page and new not in before
+
+
+def test_an_equation_that_cannot_be_read_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(sync.ALGOS, tmp_path / "algos")
+    (tmp_path / "algos" / "opo.py").write_text(sync.read("opo").replace("A_i = R_i - b ", "A_i = R_i ~ b "))
+    monkeypatch.setattr(sync, "ALGOS", tmp_path / "algos")
+    with pytest.raises(ValueError, match=r"algos/opo\.py, the equations at line 7: .*R_i ~ b"):
+        pages(tmp_path)
+
+
+def test_old_pages_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "diffs").mkdir()
+    (tmp_path / "diffs" / "gone-forever.html").write_text("old")
+    (tmp_path / "details.html").write_text("old")
+    (tmp_path / "mine.txt").write_text("kept")
+    site.write(tmp_path, {"a.html": site.Page("index.html", "index", {"everything": {}, "levers": {}})}, [])
+    assert not (tmp_path / "diffs").exists() and not (tmp_path / "details.html").exists()
+    assert (tmp_path / "mine.txt").exists() and (tmp_path / "a.html").exists()
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    check_out(tmp_path / "new")
+    check_out(tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="error: --out"):
+        check_out(tmp_path)
+    with pytest.raises(SystemExit, match="error: --out"):
+        check_out(tmp_path / "thesis.txt")
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "gallery.js").write_text("")  # an earlier gallery
+    check_out(tmp_path)
+
+
+def test_other_parts_are_linked_once_they_are_built() -> None:
+    found = site.navigation(["index.html", "map.html", "explorer/kl_cov.html", "explorer/dapo.html"])
+    assert [(part, page) for part, _, page in found][2:] == [("explorer", "explorer/dapo.html")]
+    context = pages(Path("nowhere"))["algorithms/kl_cov.html"].context
+    link = 'href="../explorer/kl_cov.html"'
+    assert link in site.render("algorithm.html", root="../", built={"explorer/kl_cov.html"}, **context)
+    assert link not in site.render("algorithm.html", root="../", **context)
+
+
+def test_prose_marks_what_it_knows_and_keeps_the_rest() -> None:
+    context = {"root": "../", "algorithms": ["dapo"]}
+    shown = str(site.prose(context, "See dapo.py (arXiv 2503.14476): --max-resample < 3, policy/kl of k_percent & l_j"))
+    assert '<a href="../algorithms/dapo.html">dapo.py</a>' in shown
+    assert '<a href="https://arxiv.org/abs/2503.14476">arXiv 2503.14476</a>' in shown
+    assert "<code>--max-resample</code> &lt; 3, <code>policy/kl</code> of k_percent &amp; <math" in shown

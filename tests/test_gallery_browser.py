@@ -1,0 +1,174 @@
+"""The gallery in headless Chromium: from disk, on a laptop and a phone, light and dark, by keyboard, on paper."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (tests/requirements.txt)")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium (apt-get install chromium)")
+
+SIZES = {"phone": {"width": 360, "height": 740}, "laptop": {"width": 1280, "height": 800}}
+TEXT = ("ink", "muted", "accent", "good", "bad", "warn")
+SYNTAX = ("keyword", "string", "name", "number", "ink", "muted")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def open_page(browser, complaints: list[str], size: str = "laptop", **options) -> "sync_api.Page":
+    """A page that notes what goes wrong, and every request that leaves the disk."""
+    page = browser.new_context(viewport=SIZES[size], **options).new_page()
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.on(
+        "request", lambda r: None if r.url.startswith(("file:", "data:")) else complaints.append(f"leaves: {r.url}")
+    )
+    return page
+
+
+@pytest.mark.parametrize(("size", "script"), [("laptop", True), ("phone", False)])
+def test_every_page_loads_and_fits(browser, gallery: Path, size: str, script: bool) -> None:
+    """From file://, with and without JavaScript: no message, no failed request, no sideways scrolling of the page."""
+    complaints: list[str] = []
+    page = open_page(browser, complaints, size, java_script_enabled=script)
+    pages = sorted(gallery.rglob("*.html"))
+    assert len(pages) > 40
+    for path in pages:
+        page.goto(path.as_uri())
+        name = path.relative_to(gallery)
+        assert page.locator("h1").count() == 1, name
+        width = page.evaluate("document.documentElement.scrollWidth")  # answers without JavaScript in the page too
+        assert width <= SIZES[size]["width"], f"{name} is {width} wide"
+    assert not complaints
+    page.context.close()
+
+
+def test_no_page_is_wider_than_a_phone(browser, gallery: Path) -> None:
+    """One of each kind, all folds open."""
+    page = open_page(browser, [], "phone")
+    kinds = {path.parent.name: path for path in sorted(gallery.glob("*/*.html"))} | {
+        path.name: path for path in gallery.glob("*.html")
+    }
+    kinds["dapo"] = gallery / "algorithms" / "dapo.html"  # the widest equations
+    for path in kinds.values():
+        page.goto(path.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") == 360, path.name
+    page.context.close()
+
+
+def luminance(color: str) -> float:
+    """Relative luminance by WCAG of "rgb(1, 2, 3)"."""
+    channels = [int(c) / 255 for c in re.findall(r"\d+", color)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_contrast_by_hand() -> None:
+    assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
+    assert contrast("rgb(119, 119, 119)", "rgb(255, 255, 255)") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(browser, gallery: Path, scheme: str) -> None:
+    """4.5 to 1 for every colour of text on every ground that it stands on."""
+    page = open_page(browser, [], color_scheme=scheme)
+    page.goto((gallery / "index.html").as_uri())
+    grounds = ("paper", "panel", "code", "del", "ins")
+    names = sorted({*TEXT, *SYNTAX, *grounds})
+    resolve = """names => Object.fromEntries(names.map(name => {
+        const probe = document.body.appendChild(document.createElement("i"));
+        probe.style.color = `var(--${name})`;
+        return [name, getComputedStyle(probe).color];
+    }))"""
+    colors = page.evaluate(resolve, names)
+    pairs = [(text, ground) for text in TEXT for ground in ("paper", "panel", "code")]
+    pairs += [(text, ground) for text in SYNTAX for ground in ("paper", "del", "ins")]
+    weak = {pair: round(contrast(colors[pair[0]], colors[pair[1]]), 2) for pair in pairs}
+    assert not {pair: value for pair, value in weak.items() if value < 4.5}
+    assert (luminance(colors["paper"]) > 0.5) == (scheme == "light")
+    page.context.close()
+
+
+def test_keyboard(browser, gallery: Path) -> None:
+    """Tab comes to the skip link first and then to links; n and p go from change to change."""
+    page = open_page(browser, [])
+    page.goto((gallery / "algorithms" / "kl_cov.html").as_uri())
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null && document.activeElement.tagName") == "A"
+    seen = []
+    for key in "nnp":
+        page.keyboard.press(key)
+        seen.append(
+            page.evaluate("[...document.querySelectorAll('.diff > .code .hunk')].indexOf(document.activeElement)")
+        )
+    assert seen == [0, 1, 0]
+    page.context.close()
+
+
+def test_buttons(browser, gallery: Path) -> None:
+    page = open_page(browser, [], color_scheme="light")
+    page.goto((gallery / "algorithms" / "kl_cov.html").as_uri())
+    folds = page.locator(".diff details.fold[open]")
+    assert folds.count() == 0
+    page.get_by_role("button", name="Show unchanged lines").click()
+    assert folds.count() == page.locator(".diff details.fold").count() > 0
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    theme = page.get_by_role("button", name="Theme")
+    theme.click()
+    theme.click()
+    dark = page.evaluate(ground)
+    assert luminance(dark) < 0.1 < luminance(light)
+    page.goto((gallery / "map.html").as_uri())
+    assert page.evaluate(ground) == dark  # kept from page to page
+    page.context.close()
+
+
+def test_a_line_is_linked(browser, gallery: Path) -> None:
+    """A line number of a diff leads to that line of the whole file, marked."""
+    page = open_page(browser, [])
+    page.goto((gallery / "algorithms" / "kl_cov.html").as_uri())
+    link = page.locator(".diff > .code tr:has(td.ins) td.n:has(+ .new) a").last
+    number = link.text_content()
+    link.click()
+    assert page.url.endswith(f"source/kl_cov.html#L{number}")
+    line = page.locator(f"#L{number}")
+    assert line.bounding_box()["y"] < SIZES["laptop"]["height"]
+    other = page.locator("#L1")
+    ground = "node => getComputedStyle(node).backgroundColor"
+    assert line.evaluate(ground) != other.evaluate(ground)
+    page.context.close()
+
+
+def test_prints_to_pdf(browser, gallery: Path) -> None:
+    """On paper a page is light, without buttons and navigation, and nothing is cut off at the side."""
+    page = open_page(browser, [], color_scheme="dark")
+    page.goto((gallery / "algorithms" / "kl_cov.html").as_uri())
+    page.emulate_media(media="print")
+    assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.9
+    assert not page.get_by_role("button", name="Theme").is_visible()
+    printed = page.pdf(format="A4")
+    assert printed.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type /Page\b", printed)) <= 20
+    page.context.close()
