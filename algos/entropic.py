@@ -138,6 +138,8 @@ class Args:
     """optimiser steps per pass; 1 is strictly on-policy"""
     micro_batch_tokens: int = 16384
     """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded: faster on CUDA where lengths differ much"""
     gradient_checkpointing: bool = False
     """run each layer again in the backward pass: less memory, a third more time"""
     offload_optimizer: bool = False

@@ -7,6 +7,7 @@
 - paper: arithmetic, nothing of it measured: memory per rank, bytes moved and seconds of a step of 7B on 8 and 32B on 64
   H100s, and where it stops scaling, because moving bytes takes as long as computing or because there is one row for
   each rank. The assumptions are constants below.
+- fit: which flags make a model of a given size and length fit on 80 GB GPUs, by the same arithmetic.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --parts paper
@@ -42,7 +43,7 @@ GIB = 2**30
 
 @dataclass
 class Args:
-    parts: tuple[str, ...] = ("ranks", "slopes", "paper")
+    parts: tuple[str, ...] = ("ranks", "slopes", "paper", "fit")
     """which estimates to make"""
     processes: tuple[int, ...] = (1, 2)
     width: int = 384
@@ -194,7 +195,7 @@ COMPUTE, MASTER = 2, 4  # bytes of bfloat16 and float32, as common/sharding.py u
 
 @dataclass
 class Shape:
-    """A Qwen2 model with an output head of its own."""
+    """A Qwen2 model; `tied` if its output head is its embedding."""
 
     name: str
     layers: int
@@ -204,6 +205,7 @@ class Shape:
     kv_heads: int
     vocabulary: int = 152_064
     head_width: int = 128
+    tied: bool = False
 
     def layer_parameters(self) -> int:
         """Attention's four matrices with three biases, the gated layer's three matrices, two norms."""
@@ -213,12 +215,20 @@ class Shape:
 
     def parameters(self) -> int:
         """Layers, embedding, head, last norm."""
-        return self.layers * self.layer_parameters() + 2 * self.vocabulary * self.hidden + self.hidden
+        return self.layers * self.layer_parameters() + (2 - self.tied) * self.vocabulary * self.hidden + self.hidden
+
+    def layer_bytes(self, sharded: bool) -> int:
+        """What one layer keeps of a token for its backward pass: norms in float32, attention, the gated layer.
+
+        Autocast, which one process uses, keeps the residual stream in float32 too. tests/test_benchmarks.py counts it.
+        """
+        attention = (self.heads + 2 * self.kv_heads) * self.head_width
+        return (21 if sharded else 32) * self.hidden + COMPUTE * (attention + 4 * self.intermediate)
 
 
 @dataclass
 class Job:
-    """A step on a cluster: rows of prompt and response, one optimiser step per rollout, layers run again."""
+    """A step on a cluster: rows of prompt and response, one optimiser step per rollout."""
 
     shape: Shape
     ranks: int
@@ -227,6 +237,8 @@ class Job:
     prompt: int = 512
     response: int = 4096
     micro_batch_tokens: int = 16_384
+    gradient_checkpointing: bool = True
+    offload_optimizer: bool = False
 
     def tokens(self) -> int:
         return self.rows * (self.prompt + self.response)
@@ -249,21 +261,24 @@ JOBS = (Job(QWEN_7B, ranks=8, tensor_parallel=1), Job(QWEN_32B, ranks=64, tensor
 
 def memory_per_rank(job: Job) -> dict[str, float]:
     """Bytes, while training and while sampling: the engine sleeps during training and the passes are over then."""
-    shape, count = job.shape, job.shape.parameters()
+    shape, count, sharded = job.shape, job.shape.parameters(), job.ranks > 1
     head = shape.vocabulary * shape.hidden
-    # Each layer's input is kept, everything of one layer while it runs again: three norms' worth, attention, gates.
-    once = 9 * shape.hidden + 2 * (shape.heads + shape.kv_heads) * shape.head_width + 4 * shape.intermediate
     sequences = job.rows * job.tensor_parallel / job.ranks
     cache = 2 * shape.layers * shape.kv_heads * shape.head_width * COMPUTE / job.tensor_parallel
+    kept = shape.layers * shape.layer_bytes(sharded)
+    if job.gradient_checkpointing:  # each layer's input, and everything of one layer while it runs again
+        kept = shape.layers * shape.hidden * (COMPUTE if sharded else MASTER) + shape.layer_bytes(sharded)
     parts = {
         "shards": BYTES_PER_PARAMETER * count / job.ranks,
-        # This layer and the next, gathered; the gradient of one, in both precisions.
-        "layers": (2 * COMPUTE + COMPUTE + MASTER) * shape.layer_parameters(),
+        # This layer and the next, gathered; the gradient of one, in both precisions. Or autocast's copy of all.
+        "layers": (2 * COMPUTE + COMPUTE + MASTER) * shape.layer_parameters() if sharded else COMPUTE * count,
         # Embedding and head stay gathered for the whole pass; the gradient of both, the head's in float32 too.
-        "root": (2 * COMPUTE + 2 * COMPUTE + MASTER) * head,
-        "activations": COMPUTE * job.micro_batch_tokens * (shape.layers * shape.hidden + once),
+        "root": (2 * COMPUTE + 2 * COMPUTE + MASTER) * head if sharded else COMPUTE * head,
+        "activations": job.micro_batch_tokens * kept,
         "chunk": CHUNK_BYTES["cuda"] / MASTER * (COMPUTE + MASTER + COMPUTE),  # logits, in float32, their gradient
     }
+    if job.offload_optimizer:
+        parts["shards"] -= 2 * MASTER * count / job.ranks
     engine = {"engine": COMPUTE * count / job.tensor_parallel}
     engine["cache"] = sequences * (job.prompt + job.response) * cache
     return (
@@ -328,6 +343,65 @@ def paper(job: Job) -> dict:
             "one adapter": min(job.rows, job.tokens() / balanced_tokens(job, LINK_EFFICIENCY * NIC)),
         },
     }
+
+
+# --- What fits --------------------------------------------------------------------------------------------------------
+
+SIZES = {
+    "0.5B": Shape("0.5B", 24, 896, 4864, 14, 2, 151_936, 64, tied=True),
+    "1.5B": Shape("1.5B", 28, 1536, 8960, 12, 2, 151_936, tied=True),
+    "3B": Shape("3B", 36, 2048, 11_008, 16, 2, 151_936, tied=True),
+    "7B": QWEN_7B,
+    "14B": Shape("14B", 48, 5120, 13_824, 40, 8),
+    "32B": QWEN_32B,
+}
+# Size, GPUs of 80 GB, response tokens.
+CASES = (
+    ("0.5B", 1, 1024),
+    ("0.5B", 1, 8192),
+    ("1.5B", 1, 4096),
+    ("3B", 1, 4096),
+    ("3B", 8, 8192),
+    ("7B", 4, 4096),
+    ("7B", 8, 16_384),
+    ("14B", 8, 8192),
+    ("32B", 16, 8192),
+    ("32B", 64, 20_480),
+)
+USABLE = 0.92  # assumed: part of the memory that is left beside the CUDA context and what the allocator loses
+AT_ONCE = 16  # responses that an engine should hold at least
+CUDA_GRAPHS = 2 * GIB  # assumed: of an engine
+
+
+def fit(size: str, gpus: int, response: int) -> dict:
+    """The flags that cost least time and make it fit; raises ValueError where none do."""
+    shape = SIZES[size]
+    for checkpointing, offload in ((False, False), (True, False), (True, True)):
+        for parallel in (1, 2, 4, 8):
+            tokens = max(16_384, 512 + response)
+            how = {"gradient_checkpointing": checkpointing, "offload_optimizer": offload}
+            job = Job(shape, gpus, parallel, response=response, micro_batch_tokens=tokens, **how)
+            memory = memory_per_rank(job)
+            stepping = BYTES_PER_PARAMETER * shape.parameters() / gpus  # the moments come back for it
+            share = math.floor(20 * (USABLE - memory["shards"] / GPU_BYTES)) / 20
+            room = share * GPU_BYTES - memory["engine"] - CUDA_GRAPHS
+            sequence = memory["cache"] / (job.rows * parallel / gpus)
+            fits = max(memory["training"], stepping) <= USABLE * GPU_BYTES and room >= AT_ONCE * sequence
+            if fits and parallel <= gpus:
+                training = max(memory["training"], stepping)
+                found = {"share": share, "at_once": int(room / sequence), "training": training}
+                return {"job": asdict(job), "memory": memory} | found
+    raise ValueError(f"{size} with responses of {response} tokens does not fit on {gpus} GPUs")
+
+
+def fit_flags(result: dict) -> str:
+    job = result["job"]
+    flags = [f"--{name.replace('_', '-')}" for name in ("gradient_checkpointing", "offload_optimizer") if job[name]]
+    if job["tensor_parallel"] > 1:
+        flags.append(f"--vllm-tensor-parallel-size {job['tensor_parallel']}")
+    if job["micro_batch_tokens"] != 16_384:
+        flags.append(f"--micro-batch-tokens {job['micro_batch_tokens']}")
+    return " ".join([*flags, f"--vllm-gpu-memory-utilization {result['share']:.2f}"])
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -395,11 +469,21 @@ def paper_table(result: dict) -> Table:
     return table
 
 
+def fit_table(result: dict) -> Table:
+    columns = ("model", "GPUs", "response", "flags", "GiB training", "weights, gradients, Adam", "at once")
+    table = Table(*columns, title="computed, not measured: what fits on 80 GB, prompts of 512 tokens")
+    for r in result["cases"]:
+        job, memory = r["job"], r["memory"]
+        sizes = f"{r['training'] / GIB:.0f}", f"{memory['shards'] / GIB:.0f}", f"{r['at_once']:,}"
+        table.add_row(job["shape"]["name"], str(job["ranks"]), f"{job['response']:,}", fit_flags(r), *sizes)
+    return table
+
+
 if __name__ == "__main__":
     serve({"ranks": rank_steps, "slopes": slope_steps})
     args = tyro.cli(Args)
     console = Console()
-    known = ("ranks", "slopes", "paper")
+    known = ("ranks", "slopes", "paper", "fit")
     if unknown := set(args.parts) - set(known):
         raise SystemExit(f"error: --parts knows {', '.join(known)}, not {', '.join(sorted(unknown))}")
     report = json.loads(args.out.read_text()) if args.out.exists() else {}  # the other parts are kept
@@ -408,8 +492,13 @@ if __name__ == "__main__":
     def show(text: str) -> None:
         console.print(text, style="dim", highlight=False)
 
-    measure = {"ranks": measure_ranks, "slopes": measure_slopes, "paper": lambda *_: {"jobs": [*map(paper, JOBS)]}}
-    table = {"ranks": ranks_table, "slopes": slopes_table, "paper": paper_table}
+    measure = {
+        "ranks": measure_ranks,
+        "slopes": measure_slopes,
+        "paper": lambda *_: {"jobs": [*map(paper, JOBS)]},
+        "fit": lambda *_: {"cases": [fit(*case) for case in CASES]},
+    }
+    table = {"ranks": ranks_table, "slopes": slopes_table, "paper": paper_table, "fit": fit_table}
     for part in args.parts:
         about = environment("scaling", args)
         report[part] = about | measure[part](args, show)

@@ -16,7 +16,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -33,6 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from common import InputError, ranks
+from common.packing import attention, first_fit, pack
 from common.vocabulary import vocabulary_backward, vocabulary_score
 
 TINY = Path(__file__).parent / "tiny"  # the embedded base model
@@ -46,9 +47,10 @@ CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**29}  # of float32 logits held at a time
 class Pass(NamedTuple):
     """One run of the model over R rows of at most L tokens, and the N predictions wanted from it."""
 
-    input_ids: Tensor  # (R, L), right-padded
+    input_ids: Tensor  # (R, L), right-padded; or (1, sum of lengths), packed
+    layout: dict  # what the model is told of packed rows
     tokens: tuple[Tensor, Tensor]  # row and column of each wanted token in the batch, (N,) each
-    positions: tuple[Tensor, Tensor]  # row and column of the hidden state that predicts it, in this pass
+    positions: tuple[Tensor, Tensor]  # row and column in `input_ids` of the token that it is predicted from
     targets: Tensor  # its id (N,)
 
 
@@ -69,7 +71,8 @@ class Policy:
     `dtype` is what the passes compute in (float32 on CPU, bfloat16 on CUDA unless given); parameters, gradients and
     optimiser state are float32 always. `gradient_checkpointing` keeps each layer's input alone and runs it again in the
     backward pass, `offload_optimizer` keeps the optimiser's state on the CPU but for its steps, `compiled` has
-    torch.compile make the layers and the element-wise work over the vocabulary.
+    torch.compile make the layers and the element-wise work over the vocabulary, `packing` puts rows of a pass end to
+    end, so that `micro_batch_tokens` bounds the sum of their lengths.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Policy:
         gradient_checkpointing: bool = False,
         offload_optimizer: bool = False,
         compiled: bool = False,
+        packing: bool = False,
     ):
         self.device = torch.device(device)
         if dtype is None and self.device.type == "cuda":
@@ -96,6 +100,7 @@ class Policy:
         self.gradient_checkpointing = gradient_checkpointing
         self.offload_optimizer = offload_optimizer
         self.compiled = compiled
+        self.packing = packing
         self.model = model = self._place(model.eval())  # eval: dropout would make score and backward disagree
         self.tokenizer = tokenizer
         self.temperature = temperature
@@ -127,6 +132,8 @@ class Policy:
 
             return ShardedPolicy.load(name, device, **options)
         model = cls._load_model(name)
+        if options.get("packing"):
+            check_packed(model, name)
         tokenizer = load_tokenizer(name)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             raise InputError(
@@ -153,6 +160,7 @@ class Policy:
             gradient_checkpointing=args.gradient_checkpointing,
             offload_optimizer=args.offload_optimizer,
             compiled=args.compile,
+            packing=args.packing,
         )
 
     @staticmethod
@@ -226,15 +234,21 @@ class Policy:
             rows = torch.tensor(chosen or [0], device=self.device)
             r, t = needed[rows[: len(chosen)]].nonzero(as_tuple=True)
             positions = (r, prompt_lengths[rows[r]] - 1 + t)
-            longest = max((sizes[row] for row in chosen), default=1)
-            yield Pass(ids[rows, :longest], (rows[r], t), positions, response_ids[rows[r], t])
+            lengths = [sizes[row] for row in chosen] or [1]
+            input_ids, layout = ids[rows, : max(lengths)], {}
+            if self.packing:
+                input_ids, positions, layout = pack(input_ids, lengths, positions)
+            yield Pass(input_ids, layout, (rows[r], t), positions, response_ids[rows[r], t])
 
     def _cut(self, sizes: list[int]) -> list[list[int]]:
         """The rows of each pass: longest first, as many as `micro_batch_tokens` holds of the longest one's length.
 
-        A pass may have no rows (`ShardedPolicy`): it runs a token that nothing is wanted of.
+        Packed, each row goes into the first pass that has room for it. A pass may have no rows (`ShardedPolicy`): it
+        runs a token that nothing is wanted of.
         """
         order = sorted((row for row, size in enumerate(sizes) if size > 0), key=lambda row: -sizes[row])
+        if self.packing:
+            return first_fit(order, sizes, self.micro_batch_tokens)
         passes = []
         while order:
             fitting = max(1, self.micro_batch_tokens // sizes[order[0]])
@@ -245,7 +259,11 @@ class Policy:
     def _hidden(self, part: Pass) -> Tensor:
         """The final hidden states (N, D) that make a pass's predictions, before the output head."""
         with self.autocast():
-            return self.model.base_model(input_ids=part.input_ids, use_cache=False).last_hidden_state[part.positions]
+            return final_hidden(self.model, part)
+
+    def _attention(self) -> AbstractContextManager:
+        """Stays inside packed rows, also where the backward pass runs layers again."""
+        return attention(self.model, "packed") if self.packing else nullcontext()
 
     def score(self, batch: dict, graph_rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-probability of each response token and entropy (nats) of its distribution, at the rollout temperature.
@@ -258,17 +276,18 @@ class Policy:
         mask, in_graph = batch["mask"], torch.zeros(len(batch["mask"]), dtype=torch.bool)
         dtype = torch.promote_types(self.dtype, torch.float32)
         logprobs, entropy = torch.zeros(mask.shape, dtype=dtype), torch.zeros(mask.shape, dtype=dtype)
-        if graph_rows is not None:
-            parts = list(self._passes(batch, mask & graph_rows[:, None]))
-            if len(parts) == 1:
-                in_graph = graph_rows
-                self._graph = Graph(batch, self._versions(), parts[0], self._hidden(parts[0]))
-        with torch.no_grad():
-            known = [(self._graph.part, self._graph.hidden)] if self._graph else []
-            others = ((part, None) for part in self._passes(batch, mask & ~in_graph[:, None]))
-            for part, hidden in chain(known, others):
-                index = tuple(i.cpu() for i in part.tokens)
-                logprobs[index], entropy[index] = (v.cpu() for v in self._values(part, hidden))
+        with self._attention():
+            if graph_rows is not None:
+                parts = list(self._passes(batch, mask & graph_rows[:, None]))
+                if len(parts) == 1:
+                    in_graph = graph_rows
+                    self._graph = Graph(batch, self._versions(), parts[0], self._hidden(parts[0]))
+            with torch.no_grad():
+                known = [(self._graph.part, self._graph.hidden)] if self._graph else []
+                others = ((part, None) for part in self._passes(batch, mask & ~in_graph[:, None]))
+                for part, hidden in chain(known, others):
+                    index = tuple(i.cpu() for i in part.tokens)
+                    logprobs[index], entropy[index] = (v.cpu() for v in self._values(part, hidden))
         return logprobs, entropy
 
     def _values(self, part: Pass, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -295,16 +314,17 @@ class Policy:
             grad_entropy = grad_entropy.to(self.device) if (grad_entropy != 0).any() else None
         needed, grad_logprobs = needed & batch["mask"], grad_logprobs.to(self.device)
         graph, self._graph = self._graph, None
-        if graph is not None and graph.batch is batch and graph.versions == self._versions():
-            wanted = needed.to(self.device)[graph.part.tokens]
-            tokens = tuple(index[wanted] for index in graph.part.tokens)
-            # Backward runs all rows of a graph. A forward pass costs half of that: fewer rows are better run again.
-            if 3 * len(tokens[0].unique()) >= 2 * len(graph.part.tokens[0].unique()):
-                part = graph.part._replace(tokens=tokens, targets=graph.part.targets[wanted])
-                self._backward(part, grad_logprobs, grad_entropy, graph.hidden[wanted])
-                needed[tuple(index.cpu() for index in tokens)] = False
-        for part in self._passes(batch, needed):
-            self._backward(part, grad_logprobs, grad_entropy)
+        with self._attention():
+            if graph is not None and graph.batch is batch and graph.versions == self._versions():
+                wanted = needed.to(self.device)[graph.part.tokens]
+                tokens = tuple(index[wanted] for index in graph.part.tokens)
+                # Backward runs all rows of a graph. A forward pass costs half of that: fewer rows are better run again.
+                if 3 * len(tokens[0].unique()) >= 2 * len(graph.part.tokens[0].unique()):
+                    part = graph.part._replace(tokens=tokens, targets=graph.part.targets[wanted])
+                    self._backward(part, grad_logprobs, grad_entropy, graph.hidden[wanted])
+                    needed[tuple(index.cpu() for index in tokens)] = False
+            for part in self._passes(batch, needed):
+                self._backward(part, grad_logprobs, grad_entropy)
 
     def _backward(
         self, part: Pass, grad_logprobs: Tensor, grad_entropy: Tensor | None, hidden: Tensor | None = None
@@ -413,6 +433,11 @@ def whole_failures() -> Iterator[None]:
             yield
         except CheckpointException as error:  # not an Exception
             raise OSError("; ".join(str(failure) for failure, _ in error.failures.values())) from None
+
+
+def final_hidden(model: PreTrainedModel, part: Pass) -> Tensor:
+    """The hidden states (N, D), after the last layer and its norm, at the positions of a pass."""
+    return model.base_model(input_ids=part.input_ids, use_cache=False, **part.layout).last_hidden_state[part.positions]
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -526,3 +551,30 @@ def check_exact(model: PreTrainedModel, name: str) -> None:
         raise InputError(
             f"model {name!r} changes its logits after the output head (soft-capping or scaling): not supported"
         )
+
+
+def check_packed(model: PreTrainedModel, name: str) -> None:
+    """Refuse --packing for a model that rows end to end would change: with attention of its own, or with windows."""
+    if model.device.type == "meta":  # the first rank has the weights, and looks
+        return
+    config = model.config.get_text_config()
+    ids, lengths = torch.tensor([[3, 5, 7, 11, 13], [4, 6, 8, 0, 0]]) % config.vocab_size, [5, 3]
+    tokens = (torch.arange(5) < torch.tensor(lengths)[:, None]).nonzero(as_tuple=True)
+    packed_ids, positions, layout = pack(ids, lengths, tokens)
+    padded, packed = (
+        Pass(ids, {}, tokens, tokens, ids[tokens]),
+        Pass(packed_ids, layout, tokens, positions, ids[tokens]),
+    )
+    reason = "they change its predictions"
+    try:
+        with torch.no_grad():
+            expected = final_hidden(model.eval(), padded)
+            with attention(model, "packed"):
+                found = final_hidden(model, packed)
+        same = torch.allclose(expected, found, rtol=1e-3, atol=1e-4)
+    except Exception as error:  # whatever a model that cannot take them makes of it
+        reason, same = " ".join(f"{type(error).__name__}: {error}".split())[:200], False
+    if windows := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        reason, same = f"it has layers of {', '.join(sorted(windows))}", False
+    if not same:
+        raise InputError(f"model {name!r} cannot take packed rows ({reason}); leave --packing out")

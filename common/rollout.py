@@ -9,8 +9,7 @@ config says, and no top-p but in an evaluation that asks for it. Responses come 
 is `responses[p * n + g]`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import sdpa_mask
 
 from common import InputError, ranks
+from common.packing import attention
 from common.policy import Policy
 from common.run import Timer, warn_once
 from common.tasks import Problem
@@ -156,17 +156,6 @@ def one_token_attention(
 
 AttentionInterface.register("one_token", one_token_attention)
 AttentionMaskInterface.register("one_token", sdpa_mask)
-
-
-@contextmanager
-def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
-    """Run the model with another of the registered attention functions."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
 
 
 @torch.no_grad()

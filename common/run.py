@@ -50,7 +50,7 @@ POSITIVE = (
 # What a resumed run may do differently; anything else would make it another run.
 MAY_CHANGE = (
     "resume output_dir device backend vllm_tensor_parallel_size vllm_gpu_memory_utilization num_steps "
-    "micro_batch_tokens gradient_checkpointing offload_optimizer compile eval_every save_every track "
+    "micro_batch_tokens packing gradient_checkpointing offload_optimizer compile eval_every save_every track "
     "wandb_project_name dry_run"
 ).split()
 

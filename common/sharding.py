@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from common import ranks
-from common.policy import Pass, Policy, decoder_layers, load_model
+from common.policy import Pass, Policy, decoder_layers, final_hidden, load_model
 from common.vocabulary import vocabulary_backward, vocabulary_score
 
 
@@ -56,7 +56,7 @@ class TokenModel(nn.Module):
 
     def forward(self, part: Pass, gradients: tuple[Tensor, Tensor | None] | None, *how):
         """(log-probabilities, entropies) of a pass; or, given their gradients, what to call `backward` on."""
-        hidden = self.model.base_model(input_ids=part.input_ids, use_cache=False).last_hidden_state[part.positions]
+        hidden = final_hidden(self.model, part)
         head = self.model.get_output_embeddings()
         if gradients is None:
             return vocabulary_score(hidden, head.weight, head.bias, part.targets, *how)
@@ -131,7 +131,8 @@ class ShardedPolicy(Policy):
 
     def frozen_copy(self) -> "ShardedPolicy":
         """A reference policy: the model as it was loaded, without gradients."""
-        reference = type(self).load(self.name, device=self.device.type, temperature=self.temperature)
+        how = {"temperature": self.temperature, "packing": self.packing}
+        reference = type(self).load(self.name, device=self.device.type, **how)
         reference.micro_batch_tokens = self.micro_batch_tokens
         reference.optimizer = None
         reference.model.requires_grad_(False)

@@ -76,7 +76,9 @@ def tiny_policy(
     kind: str = "qwen2", tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 0, **options
 ) -> Policy:
     """A policy over `tiny_model` with the byte tokenizer; `options` that are not Policy's go to the config."""
-    known = "temperature micro_batch_tokens learning_rate weight_decay max_grad_norm".split()
+    known = (
+        "temperature micro_batch_tokens learning_rate weight_decay max_grad_norm packing gradient_checkpointing".split()
+    )
     config = {key: value for key, value in options.items() if key not in known}
     options = {key: value for key, value in options.items() if key in known}
     return Policy(tiny_model(kind, tied, dtype, seed, **config), byte_tokenizer(), **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from benchmarks import memory, scaling
 from common.policy import Policy
@@ -49,12 +49,9 @@ def test_expected_peak_by_hand() -> None:
     assert memory.expected_peak("Liger", tokens, vocabulary) == 4 * (kept + 2 * head + max(6 * chunk, 4 * chunk + head))
 
 
-def test_saved_by_a_layer_as_expected() -> None:
-    """`floats_per_token` against what autograd says that it keeps, a tenth allowed for tables and small change."""
-    policy = memory.wide_policy(512, "cpu", 0)
-    ids = torch.randint(512, (4, 64))
-    weights = {p.data_ptr() for p in policy.model.parameters()}
-    kept = {}
+def saved_bytes(model: PreTrainedModel, ids: torch.Tensor) -> int:
+    """What autograd keeps of a forward pass without output head, weights apart."""
+    weights, kept = {p.data_ptr() for p in model.parameters()}, {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -63,8 +60,14 @@ def test_saved_by_a_layer_as_expected() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        policy.model.base_model(input_ids=ids, use_cache=False)
-    floats = sum(size for size, _ in kept.values()) / 4 / ids.numel()
+        model.base_model(input_ids=ids, use_cache=False)
+    return sum(size for size, _ in kept.values())
+
+
+def test_saved_by_a_layer_as_expected() -> None:
+    """`floats_per_token` against what autograd says that it keeps, a tenth allowed for tables and small change."""
+    ids = torch.randint(512, (4, 64))
+    floats = saved_bytes(memory.wide_policy(512, "cpu", 0).model, ids) / 4 / ids.numel()
     assert floats == pytest.approx(memory.floats_per_token(), rel=0.1)
 
 
@@ -127,7 +130,8 @@ def test_paper_by_hand() -> None:
     memory_parts = found["memory"]
     assert memory_parts["shards"] == 8 * count and memory_parts["engine"] == 2 * count
     assert memory_parts["layers"] == 10 * layer and memory_parts["root"] == 12 * 1000
-    assert memory_parts["activations"] == 2 * 16 * (10 + 90 + 30 + 80)
+    one_layer = 21 * 10 + 2 * (10 + 2 * 5 + 4 * 20)
+    assert memory_parts["activations"] == 16 * (2 * 10 + one_layer)
     assert memory_parts["cache"] == 4 * 8 * (2 * 5 * 2)  # 4 rows of 8 tokens, a key and a value of 5 numbers
     assert memory_parts["sampling"] == 8 * count + 2 * count + 640
     # 10 operations per weight but the embedding's, and attention: 2 layers' worth of 10 wide over half of 8 tokens.
@@ -144,22 +148,62 @@ def test_pass_of_balanced_tokens_computes_as_long_as_it_moves() -> None:
         assert math.isclose(moving, computing / (scaling.FLOPS * scaling.MFU))
 
 
-@pytest.mark.parametrize("shape", [scaling.QWEN_7B, scaling.QWEN_32B], ids=lambda shape: shape.name)
+def config_of(shape: scaling.Shape, **changes) -> Qwen2Config:
+    settings = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "tie_word_embeddings": shape.tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return Qwen2Config(**settings | changes)
+
+
+@pytest.mark.parametrize("shape", scaling.SIZES.values(), ids=lambda shape: shape.name)
 def test_paper_counts_what_the_library_counts(shape: scaling.Shape) -> None:
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    config = config_of(shape)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert shape.parameters() == model.num_parameters()
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_layer_keeps_what_the_estimate_says(sharded: bool) -> None:
+    """Two lengths and two depths, so that what does not grow with the layers' tokens falls out; in bfloat16."""
+    shape, saved = scaling.SIZES["0.5B"], {}
+    for layers in (1, 2):
+        model = AutoModelForCausalLM.from_config(config_of(shape, vocab_size=64, num_hidden_layers=layers))
+        model = model.to(torch.bfloat16 if sharded else torch.float32)
+        for length in (16, 48):
+            with torch.autocast("cpu", torch.bfloat16, enabled=not sharded):
+                saved[layers, length] = saved_bytes(model, torch.randint(64, (2, length)))
+    grown = saved[2, 48] - saved[2, 16] - saved[1, 48] + saved[1, 16]
+    assert grown / (2 * 32) == pytest.approx(shape.layer_bytes(sharded), rel=0.02)
+
+
+def test_what_fits() -> None:
+    small, large = scaling.fit("0.5B", 1, 1024), scaling.fit("7B", 8, 16_384)
+    assert scaling.fit_flags(small) == f"--vllm-gpu-memory-utilization {small['share']:.2f}"
+    assert large["job"]["gradient_checkpointing"] and "--micro-batch-tokens 16896" in scaling.fit_flags(large)
+    for found in (small, large):
+        engine = found["share"] * scaling.GPU_BYTES
+        assert found["training"] <= scaling.USABLE * scaling.GPU_BYTES
+        assert engine + found["memory"]["shards"] <= scaling.USABLE * scaling.GPU_BYTES
+        assert found["at_once"] >= scaling.AT_ONCE
+    with pytest.raises(ValueError, match="does not fit"):
+        scaling.fit("7B", 1, 4096)
+
+
+def test_offloading_takes_the_moments_away() -> None:
+    shape = scaling.SIZES["3B"]
+    here, away = (
+        scaling.memory_per_rank(scaling.Job(shape, 2, 1, offload_optimizer=offload)) for offload in (False, True)
+    )
+    assert here["shards"] - away["shards"] == 8 * shape.parameters() / 2
 
 
 @pytest.mark.slow
@@ -173,3 +217,4 @@ def test_scaling_runs(tmp_path: Path) -> None:
     assert [len(point["runs"]) for point in report["ranks"]["points"]] == [1, 2]
     assert report["slopes"]["axes"].keys() == {"width", "depth", "rows", "length"}
     assert [job["job"]["ranks"] for job in report["paper"]["jobs"]] == [8, 64] and "not measured" in printed
+    assert [case["job"]["ranks"] for case in report["fit"]["cases"]] == [case[1] for case in scaling.CASES]
