@@ -33,7 +33,7 @@ NAMES = (
 )
 CALLED = {"pi", "mean", "std", "min", "clip", "log", "exp"}  # what a bracket right behind is the argument of
 MARKS = {"old", "ref", "low", "high", "PPO", "PSR", "NSR"}  # subscripts that are words
-INDICES = set("hijt")
+INDICES = set("hijt1G")
 # Words inside a formula. Notes, in cells of their own, are free.
 WORDS = set(
     "a among at beyond charge down drawn else from groups if is largest longest minibatch number of over plus random"
