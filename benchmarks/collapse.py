@@ -35,6 +35,8 @@ import torch
 import tyro
 from rich.console import Console
 
+from benchmarks import plot
+from benchmarks.plot import WINDOW, band, read_csv, rows_of, split_rows
 from common.curves import STYLE, smooth
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,20 +76,8 @@ COLORS = dict(
         strict=True,
     )
 )
-COLUMNS = {
-    "reward": "rollout/reward",
-    "entropy": "rollout/entropy",
-    "length": "rollout/response_length",
-    "zero_std_ratio": "rollout/zero_std_ratio",
-    "approx_kl": "policy/approx_kl",
-    "clip_high_ratio": "policy/clip_high_ratio",
-    "clip_low_ratio": "policy/clip_low_ratio",
-    "selected_ratio": "algo/selected_ratio",
-    "selected_negative_ratio": "algo/selected_negative_ratio",
-    "eval_entropy": "eval/entropy",
-} | {f"pass@{k}": f"eval/pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
+COLUMNS = plot.COLUMNS | {f"pass@{k}": f"eval/pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
 T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 %
-WINDOW = 9  # steps of the moving mean through which a run is read
 
 
 @dataclass
@@ -272,26 +262,15 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict]:
-    """Rows with numbers as numbers; an empty cell is NaN."""
-    with path.open(newline="") as file:
-        return [
-            {k: v if k in ("arm", "setting") else float(v or "nan") for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
 def collect(args: Args, regime: str) -> list[dict]:
     """All finished runs of a regime as rows, with the samples drawn so far."""
     rows = []
     for one in comparison_jobs(args, regime):
-        samples = tokens = 0
-        for record in one.records():
-            samples += record.get("rollout/num_samples", 0)
-            tokens += record.get("tokens/rollout", 0)
-            row = {"arm": one.name, "seed": one.seed, "step": record["step"], "samples": samples, "tokens": tokens}
-            cells = {name: record.get(key) for name, key in COLUMNS.items()}
-            rows.append(row | {k: "" if v is None else round(v, 5) for k, v in cells.items()})
+        for row in rows_of(one.records()):
+            cells = {name: row.get(name, np.nan) for name in COLUMNS}
+            counts = {name: row[name] for name in plot.COUNTS}
+            cells = {name: round(value, 5) if np.isfinite(value) else "" for name, value in cells.items()}
+            rows.append({"arm": one.name, "seed": one.seed} | counts | cells)
     return rows
 
 
@@ -304,10 +283,8 @@ class Runs:
         for arm in ARMS:
             for seed in sorted({int(row["seed"]) for row in rows if row["arm"] == arm}):
                 mine = [row for row in rows if row["arm"] == arm and row["seed"] == seed]
-                steps = [row for row in mine if row["step"] > 0]
-                columns = {key: np.array([row[key] for row in steps]) for key in steps[0] if key != "arm"}
+                columns, evaluated = split_rows(mine)
                 self.training.setdefault(arm, {})[seed] = columns
-                evaluated = [row for row in mine if np.isfinite(row["pass@1"])]
                 self.evaluations.setdefault(arm, {})[seed] = evaluated
 
     def seeds(self, *arms: str) -> list[int]:
@@ -323,20 +300,16 @@ class Runs:
         return self.evaluations[arm][seed][-1][column]
 
     def at_samples(self, arm: str, seed: int, column: str, samples: float) -> float:
-        """An evaluation's column where so many samples had been drawn, interpolated between evaluations."""
-        rows = self.evaluations[arm][seed]
-        return float(np.interp(samples, [row["samples"] for row in rows], [row[column] for row in rows]))
+        """An evaluation's column where so many samples had been drawn."""
+        return plot.at_samples(self.evaluations[arm][seed], column, samples)
 
     def at_reward(self, arm: str, seed: int, column: str, reward: float) -> float:
         """A smoothed column where the smoothed reward first reaches a value; NaN if it never does."""
-        run = self.training[arm][seed]
-        reached = np.flatnonzero(smooth(run["reward"], WINDOW) >= reward)
-        return float(smooth(run[column], WINDOW)[reached[0]]) if len(reached) else float("nan")
+        return plot.at_reward(self.training[arm][seed], column, reward)
 
     def common_reward(self, *arms: str) -> float:
         """The highest reward that every run of these arms reaches (smoothed), in steps of 0.01 from below."""
-        best = [smooth(self.training[arm][s]["reward"], WINDOW).max() for arm in arms for s in self.seeds(*arms)]
-        return np.floor(min(best) * 100) / 100
+        return plot.common_reward(self.training[arm][seed] for arm in arms for seed in self.seeds(*arms))
 
 
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
@@ -534,11 +507,9 @@ def draw(runs: Runs, path: Path, title: str) -> None:
             if not seeds:
                 continue
             curves = {k: np.array([smooth(runs.training[arm][s][k], WINDOW) for s in seeds]) for k in panels}
-            steps = np.arange(1, curves["reward"].shape[1] + 1)
             for key, axis in panels.items():
-                mean, spread = curves[key].mean(0), curves[key].std(0)
-                axis.plot(steps, mean, color=color, label=arm, linewidth=2)
-                axis.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
+                steps = [runs.training[arm][s]["step"] for s in seeds]
+                band(axis, list(zip(steps, curves[key], strict=True)), color, arm)
             axes[1, 0].plot(curves["reward"].mean(0), curves["entropy"].mean(0), color=color, linewidth=2)
             axes[1, 0].plot(curves["reward"].mean(0)[-1], curves["entropy"].mean(0)[-1], "o", color=color)
             ks = [1, 2, 4, 8, 16, 32]
