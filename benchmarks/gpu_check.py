@@ -542,11 +542,21 @@ def others(package: str, part: str, options: dict) -> Iterator[dict]:
     if find_spec(package) is None:
         yield {"missing": f"{package} is not installed"}
         return
-    flags = ["--repeats=1", "--num-steps=3", "--warmup-steps=1", "--probe-steps=3", "--num-prompts=4"]
-    flags = flags if options["quick"] else ["--repeats=1", "--num-steps=15", "--probe-steps=6"]
+    flags = ["--num-steps=15", "--probe-steps=6"]
+    if options["quick"]:
+        flags = ["--num-steps=2", "--warmup-steps=1", "--num-prompts=2", "--trl-settings", "one batch"]
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "throughput.json"
-        command = [sys.executable, "-m", "benchmarks.throughput", "--parts", part, f"--out={out}", *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.throughput",
+            "--parts",
+            part,
+            f"--out={out}",
+            "--repeats=1",
+            *flags,
+        ]
         command += [f"--device={options['device']}", f"--threads={options['threads']}", f"--seed={options['seed']}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         yield json.loads(out.read_text()) if done.returncode == 0 else {"failed": done.stderr.strip()[-500:]}
