@@ -38,6 +38,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -304,31 +305,36 @@ def compare_vllm(args: Args, show: Callable) -> dict:
     }
     if find_spec("vllm") is None:
         return {"missing": dict.fromkeys(measures, "vllm is not installed"), "runs": {}}
-    missing = {}
-    for side, measure in list(measures.items()):
-        try:
-            measure(args.seed)
-        except SystemExit as error:
-            missing[side] = last_line(str(error))
-            show(f"{side} with vLLM does not run here: {missing[side]}")
-            del measures[side]
-    return {"missing": missing} | (alternate(args, measures, show) if measures else {"runs": {}})
+    return alternate(args, measures, show, may_be_missing=True)
 
 
-def alternate(args: Args, measures: dict[str, Callable[[int], dict]], show: Callable) -> dict:
-    """Each side once for every seed, in turn; seconds and the ratios of TRL's to ours."""
+def alternate(
+    args: Args, measures: dict[str, Callable[[int], dict]], show: Callable, may_be_missing: bool = False
+) -> dict:
+    """Each side once for every seed, in turn; seconds and the ratios of TRL's to ours.
+
+    A side that cannot run ends the program, or is left out with what it said.
+    """
     runs: dict[str, list[dict]] = {side: [] for side in measures}
+    missing: dict[str, str] = {}
     for seed in range(args.seed, args.seed + args.repeats):
-        for side, measure in measures.items():
-            runs[side].append({"seed": seed} | measure(seed))
-        show(f"step, seed {seed}: " + ", ".join(f"{side} {runs[side][-1]['median']:.3f} s" for side in runs))
+        for side in list(runs):
+            try:
+                runs[side].append({"seed": seed} | measures[side](seed))
+            except SystemExit as error:
+                if not may_be_missing:
+                    raise
+                missing[side] = last_line(str(error))
+                show(f"{side} does not run here: {missing[side]}")
+                del runs[side]
+        show(", ".join([f"step, seed {seed}", *(f"{side} {runs[side][-1]['median']:.3f} s" for side in runs)]))
     medians = {side: [run["median"] for run in runs[side]] for side in runs}
     ratios = {
         side: statistics.median(t / o for t, o in zip(medians["trl"], medians[side], strict=True))
         for side in medians
         if side != "trl" and "trl" in medians
     }
-    return {
+    return ({"missing": missing} if may_be_missing else {}) | {
         "runs": runs,
         "median_seconds": {side: statistics.median(values) for side, values in medians.items()},
         "min_seconds": {side: min(values) for side, values in medians.items()},
@@ -387,6 +393,13 @@ def verl_path(policy: Policy, batch: dict, settings: grpo.Args) -> Iterator[floa
     yield policy.step()  # clip, AdamW: the same for all
 
 
+PATHS = {
+    "ours": partial(our_path, keep_graph=True),
+    "ours_fresh": partial(our_path, keep_graph=False),
+    "verl": verl_path,
+}
+
+
 def time_paths(options: dict) -> dict:
     """Seconds of score and update on one batch by every path, in turn; each trains a model of its own."""
     settings = grpo.Args(num_generations=options["num_generations"])
@@ -404,11 +417,6 @@ def time_paths(options: dict) -> dict:
     )
     batch = make_batch(samples)
     grpo.assign_credit(batch, settings, {})
-    paths = {
-        "ours": lambda policy: our_path(policy, batch, settings, True),
-        "ours_fresh": lambda policy: our_path(policy, batch, settings, False),
-        "verl": lambda policy: verl_path(policy, batch, settings),
-    }
     policies = {
         side: Policy(
             copy.deepcopy(policy.model),
@@ -417,12 +425,12 @@ def time_paths(options: dict) -> dict:
             micro_batch_tokens=2**30,
             learning_rate=options["learning_rate"],
         )
-        for side in paths
+        for side in options["sides"]
     }
-    runs: dict[str, list[dict]] = {side: [] for side in paths}
+    runs: dict[str, list[dict]] = {side: [] for side in policies}
     for _ in range(options["num_steps"]):
-        for side, path in paths.items():
-            timer, phases = Timer(), path(policies[side])
+        for side, policy in policies.items():
+            timer, phases = Timer(), PATHS[side](policy, batch, settings)
             with timer("score"):
                 next(phases)
             with timer("update"):
@@ -439,7 +447,7 @@ def compare_paths(args: Args) -> dict:
     if find_spec("verl") is None:
         return {"missing": "verl is not installed: see tests/requirements-peers.txt"}
     found = [
-        run_worker(__file__, "paths", worker_options(args) | {"seed": seed}, args.threads)
+        run_worker(__file__, "paths", worker_options(args) | {"seed": seed, "sides": list(PATHS)}, args.threads)
         for seed in range(args.seed, args.seed + args.repeats)
     ]
     sides = {}
@@ -450,7 +458,13 @@ def compare_paths(args: Args) -> dict:
         speed = mean([run["tokens"] for run in found]) / seconds
         sides[side] = medians | {"seconds": seconds, "tokens_per_second": speed}
     ratio = {side: sides["verl"]["seconds"] / sides[side]["seconds"] for side in sides if side != "verl"}
-    return {"sides": sides, "ratio": ratio, "processes": found}  # ratio: verl / ours
+    first = [[run["runs"][side][0]["grad_norm"] for side in ("ours", "verl")] for run in found]
+    return {
+        "sides": sides,
+        "ratio": ratio,  # verl / ours
+        "grad_norm_difference": max(abs(ours / theirs - 1) for ours, theirs in first),  # of the first step
+        "processes": found,
+    }
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------
