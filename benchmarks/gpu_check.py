@@ -156,7 +156,7 @@ def random_model(shape: Shape, tied: bool = True, seed: int = 0, device: str = "
 def checked_model(tied: bool, seed: int, quick: bool):
     """A small model whose distributions are not flat, with biases and norms that a mistake would show in."""
     shape = Shape("", layers=3, hidden=256, intermediate=384, heads=4, kv_heads=2, vocabulary=2003, head_width=64)
-    model = random_model(TINY_SHAPE if quick else shape, tied, seed, std=0.2 if quick else 0.1)
+    model = random_model(TINY_SHAPE if quick else shape, tied, seed, std=0.2 if quick else 0.05)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

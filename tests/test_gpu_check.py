@@ -97,7 +97,8 @@ def test_parts_complete(tmp_path: Path, no_compiler: None) -> None:
     assert checks[0]["error"].keys() == {"logprobs", "entropy", "gradient", "worst parameter"}
     for row in parts["0.5B"]["rows"] + parts["1.5B"]["rows"]:
         assert row["mfu"] is None and row["useful_flops"] > 0 and row["tokens_per_second"] > 0
-        assert sum(row["phases"].values()) <= 1.5 * row["seconds"] and row["phases"].keys() == set(gpu_check.PHASES)
+        assert row["phases"].keys() == set(gpu_check.PHASES)
+        assert sum(row["phases"].values()) == pytest.approx(row["seconds"])  # medians of two runs are means
     assert len({row["variant"] for row in parts["0.5B"]["rows"]}) == 4
     assert [row["way"] for row in parts["memory"]["rows"][:2]] == ["ours", "graph kept"]
     assert [row["share"] for row in parts["memory"]["rows"][2:]] == [1, 0.5, 0.2, 0.05]
