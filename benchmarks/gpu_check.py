@@ -46,9 +46,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch._dynamo
 import transformers
 import tyro
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import memory
@@ -83,7 +85,7 @@ class Args:
     """tiny shapes, few steps: a test of this script and not of the machine"""
     limit: float = 530
     """seconds for all parts; one that is reached later is left out, and the file says so"""
-    part_limit: float = 200
+    part_limit: float = 150
     """seconds for a part, which is then stopped; its rows so far are kept"""
     isolate: bool = True
     """a process for each part; without, one part's failure on the GPU can spoil the next"""
@@ -461,7 +463,9 @@ def speed(name: str, options: dict) -> Iterator[dict]:
         row = {"variant": variant.name()}
         try:
             torch._dynamo.reset()
+            counters.clear()
             row |= time_variant(shape, variant, load, options["device"], options["seed"])
+            row["graphs"] = counters["stats"]["unique_graphs"]  # compiled; with too many, torch gives up in silence
         except (InputError, torch.OutOfMemoryError) as reason:
             row |= {"missing": last_line(reason)}
         yield row
