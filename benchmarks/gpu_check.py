@@ -40,7 +40,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -51,12 +51,13 @@ import transformers
 import tyro
 from torch import Tensor
 from torch._dynamo.utils import counters
+from transformers import PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import memory
 from benchmarks.measure import ROOT, environment, peak_memory, reset_peak_memory, worker_environment
 from benchmarks.pretrain_tiny import make_tokenizer
-from benchmarks.scaling import Shape
+from benchmarks.scaling import SIZES, Shape
 from common import InputError
 from common.policy import Policy
 
@@ -69,12 +70,9 @@ FLOOR = {
 }
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16
 TARGET_MFU = 0.3
-SHAPES = {
-    "0.5B": Shape("0.5B", layers=24, hidden=896, intermediate=4864, heads=14, kv_heads=2, head_width=64),
-    "1.5B": Shape("1.5B", layers=28, hidden=1536, intermediate=8960, heads=12, kv_heads=2),
-}
-SHAPES = {name: Shape(**vars(shape) | {"vocabulary": memory.VOCABULARY}) for name, shape in SHAPES.items()}
-TINY_SHAPE = Shape("tiny", layers=2, hidden=32, intermediate=48, heads=2, kv_heads=1, vocabulary=258, head_width=16)
+SHAPES = {name: SIZES[name] for name in ("0.5B", "1.5B")}
+SMALL = Shape("small", layers=3, hidden=256, intermediate=384, heads=4, kv_heads=2, vocabulary=2003, head_width=64)
+TINY = Shape("tiny", layers=2, hidden=32, intermediate=48, heads=2, kv_heads=1, vocabulary=258, head_width=16)
 
 
 @dataclass
@@ -135,7 +133,7 @@ COMPILED_CASES = (
 )
 
 
-def random_model(shape: Shape, tied: bool = True, seed: int = 0, device: str = "cpu", std: float = 0.02):
+def random_model(shape: Shape, seed: int = 0, device: str = "cpu", std: float = 0.02) -> PreTrainedModel:
     """A Qwen2 of this shape with random weights, made on the device."""
     config = transformers.Qwen2Config(
         vocab_size=shape.vocabulary,
@@ -146,7 +144,7 @@ def random_model(shape: Shape, tied: bool = True, seed: int = 0, device: str = "
         num_key_value_heads=shape.kv_heads,
         max_position_embeddings=32_768,
         initializer_range=std,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=shape.tied,
         bos_token_id=None,
         eos_token_id=None,
     )
@@ -155,10 +153,9 @@ def random_model(shape: Shape, tied: bool = True, seed: int = 0, device: str = "
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def checked_model(tied: bool, seed: int, quick: bool):
+def checked_model(tied: bool, seed: int, quick: bool) -> PreTrainedModel:
     """A small model whose distributions are not flat, with biases and norms that a mistake would show in."""
-    shape = Shape("", layers=3, hidden=256, intermediate=384, heads=4, kv_heads=2, vocabulary=2003, head_width=64)
-    model = random_model(TINY_SHAPE if quick else shape, tied, seed, std=0.2 if quick else 0.05)
+    model = random_model(replace(TINY if quick else SMALL, tied=tied), seed, std=0.2 if quick else 0.07)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -223,7 +220,7 @@ class Found:
         }
 
 
-def plain_way(model, batch: dict, grads: tuple, device: str, dtype: torch.dtype) -> Found:
+def plain_way(model: PreTrainedModel, batch: dict, grads: tuple, device: str, dtype: torch.dtype) -> Found:
     """Whole logits over rows right-padded with a mask, log_softmax, autograd; parameters in float32 at least."""
     model = copy.deepcopy(model).to(device, torch.promote_types(dtype, torch.float32))
     lengths = batch["prompt_mask"].sum(1), batch["mask"].sum(1)
@@ -248,7 +245,7 @@ def plain_way(model, batch: dict, grads: tuple, device: str, dtype: torch.dtype)
     return Found.of(*filled, model)
 
 
-def our_way(model, case: Case, batch: dict, grads: tuple, device: str, dtype: torch.dtype) -> Found:
+def our_way(model: PreTrainedModel, case: Case, batch: dict, grads: tuple, device: str, dtype: torch.dtype) -> Found:
     policy = make_policy(copy.deepcopy(model), device, dtype=dtype, temperature=TEMPERATURE, **case.options)
     policy.chunk = case.chunk or policy.chunk
     scored = policy.score(batch, (grads[0] != 0).any(1) if case.kept else None)
@@ -256,7 +253,7 @@ def our_way(model, case: Case, batch: dict, grads: tuple, device: str, dtype: to
     return Found.of(*scored, policy.model)
 
 
-def make_policy(model, device: str, **options) -> Policy:
+def make_policy(model: PreTrainedModel, device: str, **options) -> Policy:
     """Raises InputError, and not TypeError, where this Policy has no such option."""
     if unknown := options.keys() - inspect.signature(Policy.__init__).parameters.keys():
         raise InputError(f"Policy has no {', '.join(sorted(unknown))}")
@@ -456,7 +453,7 @@ PHASES = ("score", "backward", "step")
 def speed(name: str, options: dict) -> Iterator[dict]:
     """One row a variant; one that the memory is too small for says so."""
     quick = options["quick"]
-    shape, load = (TINY_SHAPE, QUICK_LOAD) if quick else (SHAPES[name], Load())
+    shape, load = (TINY, QUICK_LOAD) if quick else (SHAPES[name], Load())
     for variant in VARIANTS[name]:
         if quick and "compiled" in variant.options:
             continue
