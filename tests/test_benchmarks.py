@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/memory.py and benchmarks/scaling.py, and a tiny run of each."""
+"""The arithmetic of benchmarks/memory.py, scaling.py and throughput.py, and a tiny run of each."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
-from benchmarks import memory, scaling
+from benchmarks import memory, scaling, throughput
 from common.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,3 +218,77 @@ def test_scaling_runs(tmp_path: Path) -> None:
     assert report["slopes"]["axes"].keys() == {"width", "depth", "rows", "length"}
     assert [job["job"]["ranks"] for job in report["paper"]["jobs"]] == [8, 64] and "not measured" in printed
     assert [case["job"]["ranks"] for case in report["fit"]["cases"]] == [case[1] for case in scaling.CASES]
+
+
+# --- Throughput -------------------------------------------------------------------------------------------------------
+
+STEP = {"length": 10.0, "reward": 0.5, "zero_spread": 0.0, "rollout": 1.0, "verify": 0.1, "score": 0.2, "update": 0.5}
+
+
+def test_summary_of_steps_by_hand() -> None:
+    found = throughput.summary([1.0, 3.0, 2.0], [STEP, STEP | {"length": 20.0, "update": 0.8}], rows=4)
+    assert found["tokens_per_second"] == 4 * 15 / 2 and found["median"] == 2
+    assert found["update"] == pytest.approx(0.65) and found["rollout"] == 1
+    assert throughput.step_times([1.0, 2.5, 3.0, 5.0], 2) == [0.5, 2.0]
+
+
+def test_side_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(seed: int) -> dict:
+        raise SystemExit("error: it failed\nTraceback\nValueError: head size 24\n")
+
+    measures = {"ours": lambda seed: {"median": 2.0}, "trl": lambda seed: {"median": 3.0}}
+    args, quiet = throughput.Args(repeats=2), lambda text: None
+    found = throughput.alternate(args, measures, quiet)
+    assert found["ratio"] == {"ours": 1.5} and [run["seed"] for run in found["runs"]["trl"]] == [1, 2]
+    found = throughput.alternate(args, measures | {"trl": broken}, quiet, may_be_missing=True)
+    assert found["missing"] == {"trl": "ValueError: head size 24"} and found["ratio"] == {}
+    assert len(found["runs"]["ours"]) == 2 and "trl" not in found["runs"]
+    with pytest.raises(SystemExit, match="it failed"):
+        throughput.alternate(args, measures | {"trl": broken}, quiet)
+
+
+PATH_OPTIONS = {
+    "model": "common/tiny",
+    "device": "cpu",
+    "seed": 1,
+    "num_prompts": 3,
+    "num_generations": 4,
+    "max_response_length": 24,
+    "learning_rate": 1e-3,
+    "num_steps": 2,
+}
+
+
+@pytest.mark.parametrize("other", ["ours_fresh", "verl"])
+def test_loss_paths_train_alike(other: str) -> None:
+    """The norm of the gradient of the first step and, after that step, of the second; each phase takes time."""
+    if other == "verl":
+        pytest.importorskip("verl.trainer.ppo.core_algos", reason="verl cannot be imported")
+    found = throughput.time_paths(PATH_OPTIONS | {"sides": ["ours", other]})
+    assert 0 < found["trained_rows"] < 1 and found["rows"] == 12
+    norms = [[step["grad_norm"] for step in found["runs"][side]] for side in ("ours", other)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0][0] > 0 and norms[0][0] != norms[0][1]
+    assert all(step["score"] > 0 and step["update"] > 0 for steps in found["runs"].values() for step in steps)
+
+
+@pytest.mark.slow
+def test_throughput_runs(tmp_path: Path) -> None:
+    """Both sides' phases are parts of a step; another command adds to the file and takes nothing away."""
+    pytest.importorskip("trl", reason="trl cannot be imported: tests/requirements-peers.txt")
+    out = tmp_path / "throughput.json"
+    steps = ["--num-steps", "3", "--warmup-steps", "1", "--num-prompts", "2", "--repeats", "1", "--threads", "1"]
+    printed = run("throughput", *steps, "--trl-settings", "one batch", "--out", str(out))
+    report = json.loads(out.read_text())
+    for side in ("ours", "trl"):
+        [found] = report["runs"][side]
+        step = sum(found["seconds"]) / len(found["seconds"])
+        # A step's end is seen in the line that the script prints, a few milliseconds after it.
+        assert 0 < sum(found[phase] for phase in throughput.PHASES) <= 1.02 * step
+        assert found["rollout"] > 0 and found["update"] > 0 and found["tokens_per_second"] > 0
+        assert len(found["seconds"]) == 2 and found["length"] > 1
+    assert report["runs"]["ours"][0]["score"] > 0 == report["runs"]["trl"][0]["score"]
+    assert "sampling" in printed and "TRL / ours" in printed
+    run("throughput", "--parts", "verl", *steps, "--out", str(out))
+    added = json.loads(out.read_text())
+    assert "missing" in added["verl"] or added["verl"]["sides"]["verl"]["seconds"] > 0
+    assert {key: value for key, value in added.items() if key != "verl"} == report
