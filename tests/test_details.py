@@ -115,6 +115,20 @@ def test_words_for_one_batch(row: dict, words: str) -> None:
     assert page.batch_verdict(page.batch_summary([row, row])) == words
 
 
+def test_remarks_on_clip_and_control() -> None:
+    summary = page.batch_summary([batch_row(0.98, 5.0)])
+    assert page.clip_remark(summary) == "The gradient clip at norm 1 acts on the variant alone."
+    assert page.clip_remark(page.batch_summary([batch_row(0.98, 2.0)])) == ""
+    large = {**batch_row(0.98, 0.2), "norm": 2.0}
+    assert page.clip_remark(page.batch_summary([large])) == "The gradient clip at norm 1 acts on the original alone."
+    variant = next(variant for variant in VARIANTS if variant.name in page.CONTROLS)
+    for cosine, word in ((0.97, "no more"), (0.99, "more")):
+        remark = page.control_remark(variant, summary, {page.CONTROLS[variant.name]: {"1": batch_row(cosine, 1.0)}})
+        assert remark.startswith(f"That is {word} than its control")
+    assert page.control_remark(VARIANTS[0], summary, {}) == ""
+    assert {*page.CONTROLS, *page.CONTROLS.values()} <= {variant.name for variant in VARIANTS}
+
+
 def test_words_for_training_follow_from_the_intervals() -> None:
     """The variant ends 0.1 higher in entropy on every seed, its reward differs by chance."""
     variant = next(variant for variant in VARIANTS if variant.train)

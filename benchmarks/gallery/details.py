@@ -23,7 +23,6 @@ EVIDENCE = {
     "code": "read in the code of the version named",
     "paper": "read in the paper",
     "issue": "said in an issue or pull request of that project",
-    "notes": "from notes on the paper, which itself was not at hand",
 }
 # What is linked in the name of a peer: papers, repositories, their issues, and two libraries by their versions.
 LIBRARIES = {"verl 0.9": "verl-project/verl", "TRL 1.16": "huggingface/trl", "verl-recipe": "verl-project/verl-recipe"}
@@ -36,6 +35,9 @@ LINKED = re.compile(
 SAME_DIRECTION = 0.9999  # a cosine above this is one direction
 NEAR = 0.99
 SAME_SIZE = 0.005  # a ratio of norms as near to 1 as this is one size
+MAX_GRAD_NORM = 1.0  # default of every file
+# Variants whose change must be larger than that of another one to be more than chance.
+CONTROLS = {"clip_cov, per micro-batch": "clip_cov, another draw"}
 METRICS = {"entropy": "entropy (nats)", "reward": "reward", "pass@1": "pass@1"}
 NO_EFFECT = "no effect seen"
 
@@ -137,7 +139,9 @@ DETAILS = (
         (
             Peer("Cui et al., arXiv 2505.22617", "drawn uniformly from the window (Eq. 11)", "paper"),
             Peer(
-                "verl 0.9, core_algos.compute_policy_loss_clip_cov", "drawn from the unseeded global generator", "code"
+                "verl 0.9, core_algos.compute_policy_loss_clip_cov",
+                "drawn at random, anew in every micro-batch",
+                "code",
             ),
         ),
         "A control: what a second draw changes is the least that any other change of Clip-Cov must beat.",
@@ -180,7 +184,7 @@ DETAILS = (
                 "verl 0.9, core_algos.compute_policy_loss_kl_cov", "the size of the log-ratio; coefficient 0.1", "code"
             ),
         ),
-        "The paper's own scripts and this file use a coefficient of 1.",
+        "The authors' scripts and this file use a coefficient of 1.",
     ),
     Detail(
         "kl-cov-clip",
@@ -487,7 +491,8 @@ def default_of(algorithm: str, flag: str) -> str:
 
 def batch_summary(rows: list[dict]) -> dict:
     """Mean and range over seeds of one variant's comparisons on one batch."""
-    summary = {"identical": all(row["identical"] for row in rows), "seeds": len(rows)}
+    summary = {"identical": all(row["identical"] for row in rows)}
+    summary["seeds"] = sum(row["cosine"] is not None for row in rows)  # the others had no gradient to compare
     for key in ("cosine", "norm_ratio", "changed", "norm"):
         values = [row[key] for row in rows if row[key] is not None]
         summary[key] = (float(np.mean(values)), min(values), max(values)) if values else (math.nan,) * 3
@@ -504,6 +509,25 @@ def batch_verdict(summary: dict) -> str:
         return "next to nothing" if abs(ratio - 1) < SAME_SIZE else f"scale alone: {size}"
     how = "slightly another direction" if cosine >= NEAR else "another direction"
     return how if abs(ratio - 1) < 0.05 else f"{how}, {size}"
+
+
+def clip_remark(summary: dict) -> str:
+    """Where the gradient clip acts on one of the two and not on the other, by their mean norms."""
+    original = summary["norm"][0]
+    acts = original > MAX_GRAD_NORM, original * summary["norm_ratio"][0] > MAX_GRAD_NORM
+    if acts[0] == acts[1]:
+        return ""
+    return f"The gradient clip at norm {MAX_GRAD_NORM:g} acts on the {'variant' if acts[1] else 'original'} alone."
+
+
+def control_remark(variant: Variant, summary: dict, batch: dict) -> str:
+    """Whether a variant with a control turns the gradient further than that does."""
+    control = CONTROLS.get(variant.name)
+    if control not in batch:
+        return ""
+    cosine = batch_summary(list(batch[control].values()))["cosine"][0]
+    word = "more" if summary["cosine"][0] < cosine else "no more"
+    return f"That is {word} than its control, {control}: cosine {cosine:.3f}."
 
 
 def effects(training: dict, variant: Variant) -> list[dict]:
@@ -567,6 +591,7 @@ def measured(variant: Variant, results: dict) -> dict:
         "where": "first minibatch" if variant.minibatches == (0,) else "last four minibatches",
         "batch": summary,
         "batch_verdict": batch_verdict(summary) if summary else "not measured",
+        "remarks": [clip_remark(summary), control_remark(variant, summary, results["batch"])] if summary else [],
         "training": training,
         "training_verdict": training_verdict(training),
     }
