@@ -2,23 +2,23 @@
 
 python -m benchmarks.gallery                     # into benchmarks/site
 python -m benchmarks.gallery --out /tmp/site
+python -m benchmarks.gallery --run runs/x        # with pages of these runs, token by token
 python -m benchmarks.gallery --screenshots       # and the README's two pictures of it; needs playwright and chromium
 """
 
-import importlib
-import importlib.util
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import tyro
 
-from benchmarks.gallery import site
+from benchmarks.gallery import details, explorer, site
 from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
-
-PIECES = ("explorer", "details")  # modules with `pages(results) -> {page: context}` and a template of their name
+from common.run import exit_on_bad_input
 
 SCREENSHOTS = {"gallery-kl_cov.png": ("algorithms/kl_cov.html", 1640), "gallery-map.png": ("map.html", 1500)}
 
@@ -29,21 +29,17 @@ class Args:
     """folder that the pages are written to"""
     results: Path = site.ROOT / "benchmarks" / "results"
     """what benchmarks have left"""
+    run: tuple[Path, ...] = ()
+    """run directories to explore, each with a checkpoint"""
     screenshots: bool = False
     """also photograph two pages into `results`"""
 
 
-def all_pages(results: Path) -> dict[str, Page]:
+def build(out: Path, results: Path, runs: Sequence[Path] = ()) -> list[Path]:
+    """Write all pages, with one for each of the `runs`; returns their paths."""
     pages = algorithm_pages(results)
-    for piece in PIECES:
-        if importlib.util.find_spec(f"benchmarks.gallery.{piece}"):
-            module = importlib.import_module(f"benchmarks.gallery.{piece}")
-            pages |= {name: Page(f"{piece}.html", piece, context) for name, context in module.pages(results).items()}
-    return pages
-
-
-def build(out: Path, results: Path) -> list[Path]:
-    pages = all_pages(results)
+    for part, contexts in {"explorer": explorer.pages(results, runs), "details": details.pages(results)}.items():
+        pages |= {name: Page(f"{part}.html", part, context) for name, context in contexts.items()}
     names = [page.context["one"].name for page in pages.values() if page.template == "algorithm.html"]
     return site.write(out, pages, names)
 
@@ -57,7 +53,7 @@ def check_out(out: Path) -> None:
 def take_screenshots(out: Path, results: Path) -> None:
     """The pictures of SCREENSHOTS, at a laptop's width in light colours."""
     chromium = shutil.which("chromium")
-    if not chromium or not importlib.util.find_spec("playwright"):
+    if not chromium or not find_spec("playwright"):
         raise SystemExit("error: --screenshots needs playwright (pip install) and chromium (apt-get install)")
     from playwright.sync_api import sync_playwright
 
@@ -76,7 +72,8 @@ if __name__ == "__main__":
     check_out(args.out)
     started = time.perf_counter()
     try:
-        written = build(args.out, args.results)
+        with exit_on_bad_input():
+            written = build(args.out, args.results, args.run)
     except ValueError as error:  # an algorithm file whose head or equations cannot be read
         raise SystemExit(f"error: {error}") from error
     print(f"{len(written)} pages in {time.perf_counter() - started:.1f} s: {args.out / 'index.html'}")
