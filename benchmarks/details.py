@@ -1,6 +1,6 @@
 """Implementation details that change results, or do not: one changed line at a time, measured on the embedded task.
 
-    python -m benchmarks.details                       # both parts; about an hour on one core
+    python -m benchmarks.details                       # both parts; half an hour on one quiet core
     python -m benchmarks.details --parts batch         # gradients on one batch only: minutes
 
 A variant is an algorithm's file with an exact piece of its text replaced; the text must occur exactly once, or the
