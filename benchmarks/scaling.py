@@ -223,7 +223,7 @@ class Shape:
         Autocast, which one process uses, keeps the residual stream in float32 too. tests/test_benchmarks.py counts it.
         """
         attention = (self.heads + 2 * self.kv_heads) * self.head_width
-        return (21 if sharded else 32) * self.hidden + COMPUTE * (attention + 4 * self.intermediate)
+        return (18 if sharded else 28) * self.hidden + COMPUTE * (attention + 4 * self.intermediate)
 
 
 @dataclass

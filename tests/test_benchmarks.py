@@ -130,7 +130,7 @@ def test_paper_by_hand() -> None:
     memory_parts = found["memory"]
     assert memory_parts["shards"] == 8 * count and memory_parts["engine"] == 2 * count
     assert memory_parts["layers"] == 10 * layer and memory_parts["root"] == 12 * 1000
-    one_layer = 21 * 10 + 2 * (10 + 2 * 5 + 4 * 20)
+    one_layer = 18 * 10 + 2 * (10 + 2 * 5 + 4 * 20)
     assert memory_parts["activations"] == 16 * (2 * 10 + one_layer)
     assert memory_parts["cache"] == 4 * 8 * (2 * 5 * 2)  # 4 rows of 8 tokens, a key and a value of 5 numbers
     assert memory_parts["sampling"] == 8 * count + 2 * count + 640
@@ -182,7 +182,7 @@ def test_a_layer_keeps_what_the_estimate_says(sharded: bool) -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=not sharded):
                 saved[layers, length] = saved_bytes(model, torch.randint(64, (2, length)))
     grown = saved[2, 48] - saved[2, 16] - saved[1, 48] + saved[1, 16]
-    assert grown / (2 * 32) == pytest.approx(shape.layer_bytes(sharded), rel=0.02)
+    assert grown / (2 * 32) == pytest.approx(shape.layer_bytes(sharded), rel=0.005)
 
 
 def test_what_fits() -> None:
