@@ -139,13 +139,13 @@ class Args:
     micro_batch_tokens: int = 16384
     """most tokens in one forward pass: memory only, never the result"""
     packing: bool = False
-    """rows end to end in a pass instead of padded: faster on CUDA where lengths differ much"""
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
     gradient_checkpointing: bool = False
     """run each layer again in the backward pass: less memory, a third more time"""
     offload_optimizer: bool = False
     """keep the optimiser's state on the CPU but for its steps"""
     compile: bool = False
-    """torch.compile of layers and vocabulary: faster on CUDA after a minute"""
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
 
     # Evaluation
     eval_task: str | None = None

@@ -56,6 +56,9 @@ def test_a_label_names_what_differs_and_no_more(tmp_path) -> None:
     assert "kl_cov: one group of runs that differ in kl_cov_ratio" in said
     assert "kl_cov: seed 1 is there more than once" in said
     assert labels(load_runs(runs, ["learning_rate"])) == {"learning_rate=0.0001": 6, "learning_rate=0.0003": 1}
+    updates = {"opo": 1, "nsr": 8}  # a flag of the skeleton, which OPO's own part fixes
+    runs = [write_run(tmp_path, name, name, 1, num_minibatches=count) for name, count in updates.items()]
+    assert labels(load_runs(runs, say=said.append)) == {"opo": 1, "nsr": 1}
     with pytest.raises(InputError, match="--by nothing"):
         load_runs(runs, ["nothing"])
 
