@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.rollout import sample_groups
-from common.run import Timer
-from common.tasks import Problem
+from common.basics import Timer
+from common.problems import Problem
+from common.rollout import sample_groups, sampled_entropy
 
 
 def pass_at_k(n: int, right: np.ndarray, k: int) -> np.ndarray:
@@ -48,6 +48,6 @@ def evaluate(sampler, verifier, problems: Sequence[Problem], args) -> dict[str, 
     """
     n = args.eval_samples
     samples = sample_groups(problems, sampler, verifier, Timer(), n, args.temperature, args.max_response_length, seed=0)
+    sampler.rest()
     right = np.array([s.verdict.reason == "match" for s in samples]).reshape(len(problems), n).sum(1)
-    logprobs = [value for sample in samples for value in sample.response.logprobs]
-    return pass_metrics(right, n) | {"eval/entropy": -sum(logprobs) / len(logprobs)}
+    return pass_metrics(right, n) | {"eval/entropy": sampled_entropy(samples)}

@@ -12,7 +12,9 @@ from dataclasses import fields
 from functools import lru_cache
 
 from common import InputError, ranks
-from common.tasks import Problem, is_prompt, prompt_key, split_problems
+from common.maths import MAX_LENGTH, as_number
+from common.problems import Problem, prompt_key, split_problems
+from common.spelling import plain
 
 SIZE = 2000  # problems that are made without size=
 SEED = 0  # of the generators: what a task is does not depend on --seed
@@ -68,7 +70,7 @@ def gym_problems(spec: str, split: str) -> list[Problem]:
             entry = dataset[index]
         except Exception as error:  # a generator that finds no problem for these settings
             raise InputError(f"task {spec} cannot make problem {index} ({error}); use other settings") from None
-        if is_prompt(entry["question"]) and isinstance(entry["answer"], str) and entry["answer"].strip():
+        if all(isinstance(entry[key], str) and entry[key].strip() for key in ("question", "answer")):
             problems.setdefault(prompt_key(entry["question"]), (entry, f"{spec}#{index}"))
     if lost := len(dataset) - len(problems):
         ranks.say(f"{spec}: {lost:,} problems left out, duplicates or without an answer")
@@ -85,11 +87,26 @@ def needs_scorer(problem: Problem) -> bool:
     return type(dataset).score_answer is not ProceduralDataset.score_answer
 
 
+def alike(answer: str, gold: str) -> bool:
+    """Whether no more than decoration, case or the spelling of a number differs: "62." and 62, "yes" and "Yes"."""
+    lines = [[plain(line).casefold() for line in text.splitlines() if line.strip()] for text in (answer, gold)]
+    if lines[0] == lines[1]:
+        return True
+    if max(len(answer), len(gold)) > MAX_LENGTH:
+        return False
+    values = as_number(answer), as_number(gold)
+    return None not in values and values[0] == values[1]
+
+
 def score(answer: str, gold: str, problem_id: str) -> bool:
-    """Whether the set's own scorer gives its full mark. Runs in a worker process, which makes the problem again."""
+    """Whether the set's own scorer gives its full mark, to the answer as it stands or to it without decoration.
+
+    Runs in a worker process, which makes the problem again.
+    """
     spec, _, index = problem_id.rpartition("#")
     dataset = gym_dataset(spec)
     entry = dataset[int(index)]
     if entry["answer"] != gold:
         raise RuntimeError(f"{problem_id} is another problem in another process")
-    return float(dataset.score_answer(answer=answer, entry=entry)) == 1.0
+    spellings = dict.fromkeys([answer, plain(answer)])
+    return any(float(dataset.score_answer(answer=text, entry=entry)) == 1.0 for text in spellings)

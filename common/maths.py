@@ -1,27 +1,55 @@
 r"""Mathematical answers: where a response states one, and whether it equals the gold answer.
 
 `find_answer` extracts, `compare` decides most pairs by exact arithmetic or as words, `symbolic` asks math-verify about
-the rest. Only `symbolic` can be slow: `common.verifier` calls it in worker processes that it can kill. This file
-imports nothing heavy, because those workers import it.
+the rest. Only `symbolic` and `same_reading` can be slow: `common.verifier` calls them in worker processes that it can
+kill. This file imports nothing heavy, because those workers import it.
+
+All of them read what `common.spelling.normalise` makes of a text. Rational numbers are equal if they are exactly equal;
+a decimal equals an irrational number within a millionth of it, and never across zero.
 
 Nothing here evaluates text. math-verify reads LaTeX with a grammar that has no calls, and hands nothing but the digits
 of a number to sympy's parser, which does evaluate. Its other reader, for plain expressions, is not used.
 
-Leniencies that remain: "50%" equals 50 and 0.5; a base or a unit that only one side states is ignored by the other
-(1010_2 and 1010, 5 cm and 5); of a chain "5=18" the last part counts; sums and unsimplified forms are right (9+9 for
-18), and so are decimals that agree with an irrational gold to six places; (1,2) passes for the list 1,2, [5,5] for 5,
-and 5\approx 6 for 5.
+Leniencies that remain: "50%" equals 50 and 0.5; a base, a currency or a unit that only one side states is ignored by
+the other (1010_2 and 1010, 5 cm and 5, 5', which is five feet, and 5), and a pound is money and a weight; of a chain
+"5=18" the last part counts; sums and unsimplified forms are right (9+9 for 18), and so is a set in braces that names an
+element twice; (1,2) passes for the list 1,2, [5,5] for 5, and 5\approx 6 for 5. A choice counts by its letter where the
+gold answer has no text.
 """
 
 import re
 from fractions import Fraction
 
+from common.spelling import WRAPPED, normalise, split_unit, tight, visible
+
 MAX_LENGTH = 200  # characters of an answer; longer ones are compared as text alone
+TOLERANCE = 1e-6  # of the gold, between a decimal and an irrational number
 
 # --- Extraction -------------------------------------------------------------------------------------------------
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(\{|[^\s{}$]+)")
-ANSWER_MARK = re.compile(r"####|answer[ \t]{0,9}:", re.IGNORECASE)
+TAG = r"</?(?:b|i|u|p|em|strong|code|br|h[1-6])\s*/?>"
+# Behind the word "answer": decoration and a colon ("**Answer**: 5", "\textbf{Answer:} 5", "The answer is: 5").
+LABEL = re.compile(
+    rf"(?:[ \t*_`\"'}}]|{TAG}){{0,9}}(?:is[ \t*_]{{0,4}}|\([^()\n]{{1,30}}\)[ \t*_]{{0,4}})?:", re.IGNORECASE
+)
+LABEL_WORDS = ("answer", "\u7b54\u6848")
+# "## Answer" or "**Final Answer**" on a line of its own: what stands before the word, and behind it.
+HEADING_START = re.compile(r"[ \t]*(?:#{1,6}[ \t]*|\*\*|__)[*_]*(?:the |your |final |correct |my )*$", re.IGNORECASE)
+HEADING_END = re.compile(r"[ \t*_#]{0,9}\r?\n")
+# "the answer is 5": counts where there is no mark.
+SENTENCE = re.compile(
+    r"(?: to [^.:\n]{1,80}?| choice| option)?\**[ \t]+(?:is|are|equals|would be|must be|will be)[ \t]+"
+    r"(?:therefore |thus |then |simply |indeed |equal to |approximately )?",
+    re.IGNORECASE,
+)
+AROUND_VALUE = re.compile(rf"(?:[\s*}}]|__|{TAG})*", re.IGNORECASE)
+BEHIND_VALUE = re.compile(rf"(?:{TAG}|[ \t\r*]|__)+\.?$", re.IGNORECASE)
+BLOCKS = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "```": "```"}
+ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}")
+NEXT_SENTENCE = re.compile(r"(?<=[^A-Z(.\s])\.\**\s+(?=[A-Z])")  # not behind the letter of a choice
+TAKES_BACK = re.compile(r"[0-9$\\=]|\b(?:no|not|but|wait|wrong|incorrect|actually|rather|instead|or)\b", re.IGNORECASE)
+HEADLINE = re.compile(r"[ \t*_]{0,9}(?:[0-9]+[.)][ \t]+)?[*_]{0,3}[^\W\d_]{2}[^\n]*\n")
 
 
 def braced(text: str, start: int) -> str | None:
@@ -37,29 +65,136 @@ def braced(text: str, start: int) -> str | None:
     return None
 
 
+def last_box(text: str) -> re.Match | None:
+    r"""The last \boxed or \fbox with something in it."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    box = BOX.match(text, start) if start >= 0 else None
+    if box is None and start >= 0:
+        for box in BOX.finditer(text, 0, start):  # noqa: B007  the last one is wanted
+            pass
+    return box
+
+
+def value_of(text: str, start: int) -> str | None:
+    """What a label that ends at `start` names: the first line behind it, or a block of mathematics or code."""
+    skipped = AROUND_VALUE.match(text, start)
+    start = skipped.end()
+    line = end if (end := text.find("\n", start)) >= 0 else len(text)
+    opener = next((mark for mark in BLOCKS if text.startswith(mark, start)), None)
+    if environment := ENVIRONMENT.match(text, start):
+        opener, closer = environment[0], f"\\end{{{environment[1]}}}"
+    else:
+        closer = BLOCKS.get(opener)
+    if opener and not (opener != "```" and text.find(closer, start + len(opener), line) >= 0):
+        end = text.find(closer, start + len(opener))
+        if end < 0:
+            return None  # cut off
+        value = text[start + len(opener) : end]
+        if opener == "```" and "\n" in value.strip():
+            value = re.sub(r"^\w*[ \t]*\n", "", value)  # the name of a language
+        return text[start : end + len(closer)] if environment else value.strip()
+    value = text[start:line]
+    return trimmed(value.replace("**", "", 1) if skipped[0].endswith("**") else value)  # **E)** 25
+
+
+def trimmed(value: str) -> str:
+    """A value without what a writer puts around it: decoration, and further sentences that take nothing back."""
+    value = value.partition("</answer>")[0]
+    value = BEHIND_VALUE.sub("", value.strip())
+    if value.endswith("}") and value.count("}") > value.count("{"):  # of \textbf{Answer: 5}
+        value = value[:-1]
+    if (further := NEXT_SENTENCE.search(value)) and not TAKES_BACK.search(value, further.end()):
+        value = value[: further.start()]
+    if len(value) > 2 and value[0] == value[-1] == "`":
+        value = value[1:-1]
+    return value.strip()
+
+
+def said(text: str) -> str | None:
+    """What the last "answer is" of a text says; None without one."""
+    lower, end = text.lower(), len(text)
+    while len(lower) == len(text) and (end := lower.rfind("answer", 0, end)) >= 0:
+        if sentence := SENTENCE.match(text, end + len("answer")):
+            return value_of(text, sentence.end())
+    return None
+
+
+def last_label(text: str, start: int, headlines: bool = False) -> int | None:
+    """Where the last label from `start` on ends: "Answer:", a heading "Answer", or the "####" of GSM8K.
+
+    `headlines`: whether a "####" counts that reads like the head of a section.
+    """
+    lower = text.lower()
+    if len(lower) != len(text):  # of letters whose small form is longer
+        lower = "".join(c.lower() if c.isascii() else c for c in text)
+    found = max(label_end(text, lower, word, start) for word in LABEL_WORDS)
+    end = len(text)
+    while (end := text.rfind("####", max(start, found), end)) >= 0:
+        if headlines or not is_headline(text, end + len("####")):
+            return end + len("####")
+    return found if found >= 0 else None
+
+
+def label_end(text: str, lower: str, word: str, start: int) -> int:
+    """Where the last label that is made of the word ends; -1 without one."""
+    at = len(text)
+    while (at := lower.rfind(word, start, at)) >= 0:
+        behind = at + len(word)
+        if label := LABEL.match(text, behind):
+            return label.end()
+        if heading := HEADING_END.match(text, behind):
+            line = max(start, text.rfind("\n", 0, at) + 1, at - 60)
+            if HEADING_START.fullmatch(text, line, at):
+                return heading.end()
+    return -1
+
+
+def is_headline(text: str, start: int) -> bool:
+    """Whether what follows "####" is the head of a section: words, with more text below."""
+    line = HEADLINE.match(text, start)
+    return bool(line and text[line.end() : line.end() + 1000].strip())
+
+
+def inside(answer: str) -> str | None:
+    """What a label or a sentence inside of a mark names, as in "\\boxed{Answer: 5}"; else all of it."""
+    if (label := last_label(answer, 0)) is not None:
+        return value_of(answer, label)
+    return said(answer) or answer
+
+
 def find_answer(text: str) -> tuple[str | None, bool]:
     r"""The answer that a text states, or None, and whether a mark says that it is the answer.
 
-    Marks, the first that occurs: the last \boxed{} or \fbox{}; the last <answer></answer>; the line after the last
-    "####" or "Answer:". Without any, the whole text. A mark that never closes is a text that was cut off: no answer.
+    The last mark counts, whatever its kind: \boxed{} or \fbox{}; <answer></answer>; a label ("Answer:", decorated or
+    not, a heading "Answer", "####"), whose value is the line behind it or the block of mathematics or code. Without
+    any, what "the answer is" says, or the whole text. A mark that never closes is a text that was cut off: no answer.
     Only what comes after the last </think> counts, and nothing while a <think> is open.
     """
-    text = text.rpartition("</think>")[2]
+    text = visible(text).rpartition("</think>")[2]
     if "<think>" in text:
         return None, True
-    box = mark = None
-    for box in BOX.finditer(text):  # noqa: B007  the last one is wanted
-        pass
-    if box:
+    answer, marked, start = None, False, 0
+    if box := last_box(text):
+        marked = True
         answer = braced(text, box.start(1)) if box[1] == "{" else box[1].rstrip(".,")
-    elif "<answer>" in text:
-        answer, closed, _ = text.rpartition("<answer>")[2].partition("</answer>")
-        answer = answer if closed else None
-    else:
-        for mark in ANSWER_MARK.finditer(text):  # noqa: B007
-            pass
-        answer = text[mark.end() :].strip("* \t\r\n").partition("\n")[0].rstrip("* \t\r") if mark else text
-    return (answer or "").strip() or None, bool(box or mark or "<answer>" in text)
+        if answer is None:
+            return None, True
+        start = box.start(1) + len(answer) + 2 * (box[1] == "{")
+    if (tag := text.rfind("<answer>", start)) >= 0:
+        answer, closed, _ = text[tag + len("<answer>") :].partition("</answer>")
+        if not closed:
+            return None, True
+        marked, start = True, tag + len("<answer>") + len(answer)
+    if (label := last_label(text, start)) is not None:
+        marked, answer = True, value_of(text, label)
+    if not marked:
+        answer = said(text)
+        if answer is None and (label := last_label(text, 0, headlines=True)) is not None:
+            answer, marked = value_of(text, label), True
+        elif answer is not None:
+            marked = True
+    answer = inside(answer or "") if marked else text
+    return (answer or "").strip() or None, marked
 
 
 def final_answer(text: str) -> str | None:
@@ -70,147 +205,206 @@ def final_answer(text: str) -> str | None:
 # --- Exact comparison -------------------------------------------------------------------------------------------
 # Digits are ASCII: Python's \d and int() also take Arabic-Indic and other digits.
 
-# 1234 or 1,234 or nothing before a decimal point; then decimals.
-NUMBER = re.compile(r"([-+]?)([0-9]{1,30}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|(?=\.))(?:\.([0-9]{1,30}))?")
-# \frac{1}{2}, \frac12, and 1\frac{1}{2}, which is 3/2.
-LATEX_FRACTION = re.compile(
-    r"(-?)([0-9]{0,30})\\[dtc]?frac(?:\{(-?[0-9]{1,30})\}|([0-9]))(?:\{([0-9]{1,30})\}|([0-9]))"
-)
-SPACING = re.compile(r"\\[!,;:]|\\(?:left|right|displaystyle|quad)(?![a-zA-Z])|\\[()\[\]]")
+POWER_OF_TEN = r"10\^\{(-?[0-9]{1,3})\}"
+NUMERAL = rf"([-+]?)(?:([0-9]{{1,30}}|(?=\.[0-9]))(?:\.([0-9]{{0,30}}))?(?:\\times{POWER_OF_TEN})?|{POWER_OF_TEN})"
+NUMBER = re.compile(NUMERAL)
+QUOTIENT = re.compile(r"([-+]?)([0-9]{0,30})\\frac\{([^{}]+)\}\{([^{}]+)\}")  # 1\frac{1}{2} is 3/2
 WORDS = re.compile(r"[^\W\d_]{2,}(?:[ '-][^\W\d_]+)*")
-WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
-CHOICE = re.compile(r"\(?([A-Z])\)?")
-
-UNIT_NAMES = """
-degree degrees deg, dollar dollars, cent cents, euro euros, unit units, hour hours hr hrs, minute minutes min,
-second seconds sec secs s, day days, week weeks, month months, year years, inch inches in, foot feet ft, yard yards yd,
-mile miles mi, m meter meters metre metres, cm centimeter centimeters centimetre centimetres, mm millimeter millimeters,
-km kilometer kilometers kilometre kilometres, g gram grams, kg kilogram kilograms, mg milligrams, lb lbs pound pounds,
-oz ounce ounces, l liter liters litre litres, ml milliliter milliliters, mph, gallon gallons, quart quarts,
-student students, person people, way ways, apple apples, point points, coin coins, radian radians
-"""
-UNITS = {name: group.split()[0] for group in UNIT_NAMES.split(",") for name in group.split()}
-POWERS = {"square": "2", "sq": "2", "cubic": "3"}
-# A letter alone is a unit inside \text{} only: 5m is a product.
-UNIT = re.compile(
-    r"(?:\\(?:text|textrm|mbox|mathrm)\s*\{\s*([a-zA-Z. ]+?)[ .]*\}|(?<=[ 0-9}])([a-zA-Z]{2,}(?: [a-zA-Z]{2,})?))"
-    r"(?:\s*\^\s*(?:([23])|\{([23])\}))?$"
+CHOICE = re.compile(
+    r"(?:[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])[).:\]]|([A-Z])$)(?![\^_])[.:]?(.*)",
+    re.DOTALL,
 )
-SPELLINGS = [  # what people write without LaTeX, or LaTeX without its braces
-    (re.compile(r"\u2212"), "-"),
-    (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])|\u03c0"), r"\\pi "),
-    (re.compile(r"(?:(?<![\\a-zA-Z])sqrt|\u221a)\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\u00b0"), r"^\\circ"),
-    (re.compile(r"\u221e"), r"\\infty "),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"\\sqrt\s*([0-9a-zA-Z])"), r"\\sqrt{\1}"),
-    (re.compile(r"\\[dtc]?frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\})\s*([0-9])"), r"\\frac\1{\2}"),
-    (re.compile(r"\\[dtc]?frac\s*([0-9])\s*\{"), r"\\frac{\1}{"),
-]
+OTHER_CHOICE = re.compile(r"\(?\b[A-Z]\)|^[, ]*(?:and|or|[&/,])|^ ?[A-Z]\b(?:$|[.:,/ ])(?![a-z ])")
 
 
-def tidy(text: str) -> str:
-    """Without LaTeX spacing, "$" around it, final period and white space; "1 2" keeps its space: it is not 12."""
-    text = SPACING.sub("", text.replace("{,}", ",")).replace("\\ ", " ")
-    text = " ".join(text.split()).strip("$ ").removeprefix("\\$").removesuffix(".").strip("$ ")
-    return re.sub(r"(?<![0-9]) | (?![0-9])", "", text)
+def plain_number(text: str) -> Fraction | None:
+    parts = NUMBER.fullmatch(text)
+    if parts is None:
+        return None
+    sign, whole, decimals, exponent, power = parts.groups(default="")
+    value = Fraction(int(whole + decimals or 0), 10 ** len(decimals)) if not power else Fraction(1)
+    if exponent or power:
+        value *= Fraction(10) ** int(exponent or power)
+    return -value if sign == "-" else value
+
+
+def number(text: str) -> Fraction | None:
+    """The value of a normalised text that is an integer, a decimal, a power of ten, a fraction or a mixed number."""
+    text = tight(text)
+    while (
+        text[:1] in ("{", "(")
+        and text[-1:] == {"{": "}", "(": ")"}[text[0]]
+        and text[1:-1].strip("0123456789./-") == ""
+    ):
+        text = text[1:-1]
+    if (value := plain_number(text)) is not None:
+        return value
+    if quotient := QUOTIENT.fullmatch(text):
+        sign, whole, top, bottom = quotient[1], quotient[2], plain_number(quotient[3]), plain_number(quotient[4])
+        if top is None or not bottom or (whole and (top < 0 or bottom < 0)):
+            return None
+        value = int(whole or 0) + top / bottom
+        return -value if sign == "-" else value
+    top, slash, bottom = text.partition("/")
+    if not slash:
+        return None
+    top, bottom = plain_number(top.strip("{}")), plain_number(bottom.strip("{}"))
+    return None if top is None or not bottom else top / bottom
 
 
 def as_number(text: str) -> Fraction | None:
-    r"""Integers, decimals, fractions ("1,234", "$5.0", "-3/4", "1\frac{1}{2}") as exact numbers; else None."""
-    if re.search(r",\s", re.sub(r"\\!\s*", "", text)):  # a list: "100, 200" is not 100200
-        return None
-    text = tidy(text)
-    if latex := LATEX_FRACTION.fullmatch(text):
-        sign, whole, a, b, c, d = latex.groups(default="")
-        top, bottom = int(a or b), int(c or d)
-        if bottom == 0 or (whole and top < 0):
-            return None
-        value = int(whole or 0) + Fraction(top, bottom)
-        return -value if sign else value
-    parts = [NUMBER.fullmatch(part) for part in text.split("/", 2)]
-    if len(parts) > 2 or not all(parts):
-        return None
-    values = []
-    for sign, whole, decimals in (part.groups(default="") for part in parts):
-        value = Fraction(int(whole.replace(",", "") + decimals), 10 ** len(decimals))
-        values.append(-value if sign == "-" else value)
-    return values[0] if len(values) == 1 else values[0] / values[1] if values[1] else None
+    r"""Integers, decimals, fractions ("1,234", "$5.0", "-3/4", "1\frac{1}{2}", "3e8") as exact numbers; else None."""
+    return number(normalise(text))
 
 
 def as_words(text: str) -> str | None:
-    r"""Letters alone, such as "\text{New York}" or the choice "(C)", in one spelling; None for anything else."""
+    r"""Letters alone, such as "\text{New York}", in one spelling; None for anything else."""
     text = " ".join(WRAPPED.sub(r"\1", text).split()).strip("$ .")
-    if choice := CHOICE.fullmatch(text):
-        return choice[1]
+    if len(text) == 1 and text.isalpha() and text.isupper():
+        return text
     return text.casefold() if WORDS.fullmatch(text) else None
 
 
-def split_unit(text: str) -> tuple[str, str]:
-    r"""The text without its unit, and that in one spelling: ("864", "inch^2") of "864 \mbox{ inches}^2"; 12_8 too."""
-    text = text.strip("$ ").removeprefix("\\$").removesuffix(".").strip("$ ")
-    if percent := re.search(r"\s*(?:\\?%|percent|\\text\s*\{\s*percent\s*\})$", text):
-        return text[: percent.start()], "%"
-    if degrees := re.search(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})$", text):
-        return text[: degrees.start()], "degree"
-    if base := re.search(r"(?<=[0-9])\s*_\s*(?:([0-9]+)|\{([0-9]+)\})$", text):
-        return text[: base.start()], f"base {base[1] or base[2]}"
-    if found := UNIT.search(text):
-        *power, name = (found[1] or found[2]).lower().split()
-        exponent = found[3] or found[4] or POWERS.get("".join(power))
-        if name in UNITS and (not power or power[0] in POWERS) and found.start():
-            return text[: found.start()].strip("$ "), UNITS[name] + (f"^{exponent}" if exponent else "")
-    return text, ""
+def as_choice(text: str) -> tuple[str, str] | None:
+    r"""The letter of a multiple choice and the text behind it: ("E", "25") of "\textbf{(E)}\ 25", "E. 25", "(E)"."""
+    text = " ".join(WRAPPED.sub(r"\1 ", text.replace("**", "")).split()).strip("$ ")
+    found = CHOICE.fullmatch(text)
+    if not found or OTHER_CHOICE.search(found[5]):
+        return None
+    return found[1] or found[2] or found[3] or found[4], found[5].strip("$ .")
+
+
+def in_list(text: str) -> list[str]:
+    """The parts between the commas outside of all brackets."""
+    depth, parts = 0, [""]
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
 
 
 def compare(answer: str, gold: str) -> bool | None:
     """Whether they are equal; None where only algebra can tell. Microseconds, for any text."""
-    if tidy(answer) == tidy(gold):
+    if max(len(answer), len(gold)) > MAX_LENGTH:
+        return answer.split() == gold.split()
+    answer, gold = normalise(answer), normalise(gold)
+    if answer and tight(answer) == tight(gold):
         return True
-    if max(len(answer), len(gold)) > MAX_LENGTH or any(c.isdigit() and not c.isascii() for c in answer):
+    if any(c.isdigit() and not c.isascii() for c in answer):
         return False
     return compare_forms(answer, gold)
 
 
 def compare_forms(answer: str, gold: str) -> bool | None:
-    """`compare` without its shortcut for equal text: None says that the texts are neither numbers nor words."""
-    answer, gold = to_latex(answer), to_latex(gold)
+    """`compare` of normalised texts, without its shortcut for equal ones: None says neither numbers nor words."""
+    a, b = number(answer), number(gold)
+    if a is not None and b is not None:
+        return a == b
+    choice = as_choice(gold)
+    if choice and (picked := as_choice(answer)):
+        return picked[0] == choice[0] and (not picked[1] or not choice[1] or loosely(picked[1]) == loosely(choice[1]))
     # As algebra, "listen" is a product of letters and equal to "silent". Words are never compared that way.
     words = as_words(answer), as_words(gold)
     if words != (None, None):
         return words[0] == words[1]
-    (answer, unit), (gold, gold_unit) = split_unit(answer), split_unit(gold)
-    percent = (unit == "%") - (gold_unit == "%")
+    (answer, unit), (gold, gold_unit) = split_units(answer, gold)
     if unit and gold_unit and unit != gold_unit:
         return False
-    a, b = as_number(answer), as_number(gold)
+    a, b = number(answer), number(gold)
     if a is None or b is None:
-        return None
+        return None if may_be_equal(answer, gold) else False
+    percent = (unit == "%") - (gold_unit == "%")
     return a == b or (percent == 1 and a == 100 * b) or (percent == -1 and 100 * a == b)
 
 
-def to_latex(text: str) -> str:
-    r"""With the usual spellings in LaTeX: "2pi", "sqrt(3)", "2**3", "\frac12"."""
-    for pattern, latex in SPELLINGS:
-        text = pattern.sub(latex, text)
-    return text
+def split_units(answer: str, gold: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """`split_unit` of both; a letter alone is a unit where the other side states one."""
+    first, second = split_unit(answer), split_unit(gold)
+    if first[1] and not second[1]:
+        second = split_unit(gold, bare=True)
+    elif second[1] and not first[1]:
+        first = split_unit(answer, bare=True)
+    return first, second
+
+
+def loosely(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def may_be_equal(answer: str, gold: str) -> bool:
+    """False where math-verify would read past an ellipsis, a prime, a missing comma or an element that repeats."""
+    if "\\ldots" in answer or "\\ldots" in gold or "'" in answer or "'" in gold:
+        return answer.count("\\ldots") == gold.count("\\ldots") and answer.count("'") == gold.count("'")
+    if re.search("[0-9] [0-9]", answer):
+        return False
+    parts = in_list(answer), in_list(gold)
+    if min(map(len, parts)) == 1 or "\\pm" in answer + gold:
+        return True
+    values = [sorted(value for part in side if (value := number(part.strip())) is not None) for side in parts]
+    numbers_alone = [len(side) for side in values] == [len(side) for side in parts]
+    return values[0] == values[1] if numbers_alone else len(parts[0]) == len(parts[1])
 
 
 # --- Algebra: in worker processes ---------------------------------------------------------------------------------
 
 
-def symbolic(answer: str, gold: str) -> bool:
-    """Whether math-verify takes them for equal. Can run for ever: to be called where it can be killed."""
-    from math_verify import LatexExtractionConfig, parse, verify
+def parsed(text: str) -> list:
+    """What math-verify reads of a normalised text: one expression of sympy, or none."""
+    from math_verify import LatexExtractionConfig, parse
     from math_verify.parser import NormalizationConfig
 
     # Units are ours: math-verify's list has letters such as t, h and c, so that 5t would equal 5.
     normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False)
     config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)]
     # Without a box around it, a gold such as "6,-6" would be read as 6.
-    parsed = [
-        parse(f"\\boxed{{{split_unit(to_latex(text))[0]}}}", config, "no_fallback", parsing_timeout=None)
-        for text in (gold, answer)
-    ]
-    return bool(all(parsed) and verify(*parsed, timeout_seconds=None))
+    text = text.replace("'", r"^{\prime}")  # which it would leave out
+    return parse(f"\\boxed{{{text}}}", config, "no_fallback", parsing_timeout=None)
+
+
+def exact(expression):
+    """The expression with its decimals as fractions, and evaluated."""
+    from sympy import Float, Rational
+
+    return expression.xreplace({f: Rational(str(f)) for f in expression.atoms(Float)}).doit()
+
+
+def numerically_equal(gold, answer, *_) -> bool:
+    """In the place of math-verify's own comparison of numbers, which rounds to six places: 0.0 is 10^-12 there.
+
+    Exact for rational numbers. A decimal equals an irrational number of the same sign within `TOLERANCE` of the gold.
+    """
+    from sympy import Float, MatrixBase
+
+    if isinstance(gold, MatrixBase) or isinstance(answer, MatrixBase):
+        shapes = getattr(gold, "shape", None), getattr(answer, "shape", None)
+        return shapes[0] == shapes[1] and all(map(numerically_equal, gold.flat(), answer.flat()))
+    a, b = exact(gold), exact(answer)
+    if a == b:
+        return True
+    if a.free_symbols or b.free_symbols or (a.is_Rational and b.is_Rational) or a.is_zero or b.is_zero:
+        return False
+    bound = TOLERANCE if gold.has(Float) or answer.has(Float) else 1e-25
+    a, difference = abs(a.evalf(40)), abs((a - b).evalf(40))
+    return bool(a.is_finite and difference <= bound * a)
+
+
+def symbolic(answer: str, gold: str) -> bool:
+    """Whether math-verify takes them for equal. Can run for ever: to be called where it can be killed."""
+    from math_verify import grader, verify
+
+    grader.sympy_numeric_eq = numerically_equal
+    (answer, _), (gold, _) = split_units(normalise(answer), normalise(gold))
+    read = parsed(gold), parsed(answer)
+    return bool(all(read) and verify(*read, timeout_seconds=None))
+
+
+def same_reading(gold: str) -> bool:
+    """Whether math-verify reads the number that we read, or nothing. Can run for ever."""
+    from sympy import Rational
+
+    text = split_unit(normalise(gold))[0]
+    value, read = number(text), parsed(text)
+    return not read or numerically_equal(read[0], Rational(value.numerator, value.denominator))

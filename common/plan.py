@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from common import InputError, hub
-from common.policy import TINY, check_device, check_model_name, load_tokenizer
-from common.tasks import is_file, is_procedural, load_task
+from common import InputError, hub, terminal
+from common.files import is_file
+from common.loading import TINY, check_device, check_model_name, load_tokenizer
+from common.procedural import is_procedural
+from common.tasks import load_task
 
 LAST_SHARED_FLAG = "eval_samples"  # those after it are the algorithm's own
 BYTES_PER_PARAMETER = 16  # float32 weights, gradients and the two moments of AdamW
@@ -34,7 +36,9 @@ def describe_model(name: str | None) -> str:
     return f"{shown}: {count / 1e6:,.1f} million parameters, {memory:,.2f} GiB with gradients and optimiser"
 
 
-def describe_task(name: str, split: str, prompt_column: str | None, answer_column: str | None) -> str:
+def describe_task(
+    name: str, split: str, prompt_column: str | None, answer_column: str | None, trace_column: str | None = None
+) -> str:
     """What is known of a task without the network; raises InputError for a name, knob, file or column that is wrong."""
     if not is_procedural(name) and not is_file(name) and hub.is_hub_name(name):
         source = hub.KNOWN.get(name)
@@ -43,7 +47,7 @@ def describe_task(name: str, split: str, prompt_column: str | None, answer_colum
         here = source.train or source.test if split == "train" else source.test or source.train
         return f"{name}: {source.repo}{f' ({source.config})' if source.config else ''}, split {here}, from the hub"
     limit = 1 if is_procedural(name) else None
-    problems = load_task(name, split, limit, prompt_column, answer_column)
+    problems = load_task(name, split, limit, prompt_column, answer_column, trace_column)
     return name if is_procedural(name) else f"{name}: {len(problems):,} problems"
 
 
@@ -60,7 +64,7 @@ def print_plan(algorithm: str, args: Any, directory: object) -> None:
     when = f"every {args.eval_every} steps" if args.eval_every else "never"
     plan = {
         "model": describe_model(args.model),
-        "task": describe_task(args.task, "train", *columns),
+        "task": describe_task(args.task, "train", *columns, args.trace_column),
         "evaluation": f"{evaluation}; {args.eval_problems} problems x {args.eval_samples} samples, {when}",
         "prompts": f"template {args.prompt_template}{longest}",
         "a step": f"{args.num_prompts} prompts x {args.num_generations} responses = {rows:,} rows of at most "
@@ -71,6 +75,6 @@ def print_plan(algorithm: str, args: Any, directory: object) -> None:
         "method": ", ".join(f"{name} {getattr(args, name)}" for name in own),
         "writes to": f"{directory} (nothing was written now)",
     }
-    print(f"{algorithm}, dry run")
+    terminal.say(f"{algorithm}, dry run")
     for name, text in plan.items():
-        print(f"{name:<12}{text}")
+        terminal.say(f"{name:<12}{text}")

@@ -9,56 +9,46 @@ injects that gradient. By the chain rule this equals `loss.backward()` through t
 gradient is known before the forward pass, rows and positions without gradient are skipped, and the vocabulary is
 crossed once (see common/vocabulary.py). Where one pass holds a minibatch, `score` can keep its graph for `backward`.
 
-Sequences are right-padded and causal, so they need no attention mask: what comes after a token cannot reach it.
+A second model (a reference, a critic) is a `twin`: the same passes over parameters of its own.
 """
 
 import copy
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from common import InputError, ranks
-from common.packing import attention, first_fit, pack
-from common.vocabulary import vocabulary_backward, vocabulary_score
+from common import text
+from common.checkpoint import read_parts, resumable, write_parts
+from common.packing import attention, first_fit
+from common.passes import Pass, TokenModel, compute_in, cut_into_passes, decoder_layers, empty_model
+from common.vocabulary import Statistic
 
-TINY = Path(__file__).parent / "tiny"  # the embedded base model
 OPTIMIZER = "optimizer"  # the part of a checkpoint that all ranks write
 CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**29}  # of float32 logits held at a time
-
-
-# --- The policy -------------------------------------------------------------------------------------------------------
-
-
-class Pass(NamedTuple):
-    """One run of the model over R rows of at most L tokens, and the N predictions wanted from it."""
-
-    input_ids: Tensor  # (R, L), right-padded; or (1, sum of lengths), packed
-    layout: dict  # what the model is told of packed rows
-    tokens: tuple[Tensor, Tensor]  # row and column of each wanted token in the batch, (N,) each
-    positions: tuple[Tensor, Tensor]  # row and column in `input_ids` of the token that it is predicted from
-    targets: Tensor  # its id (N,)
 
 
 class Graph(NamedTuple):
     """A pass that `score` made with a graph, for `backward` on the same batch while the parameters are the same."""
 
     batch: dict
-    versions: int
+    updates: int
     part: Pass
     hidden: Tensor  # (N, D)
 
@@ -73,7 +63,11 @@ class Policy:
     backward pass, `offload_optimizer` keeps the optimiser's state on the CPU but for its steps, `compiled` has
     torch.compile make the layers and the element-wise work over the vocabulary, `packing` puts rows of a pass end to
     end, so that `micro_batch_tokens` bounds the sum of their lengths.
+
+    `updates` counts how often the parameters were written to: while it stays the same, so do they.
     """
+
+    token_model = TokenModel
 
     def __init__(
         self,
@@ -97,82 +91,51 @@ class Policy:
         if dtype is None and self.device.type == "cuda":
             dtype = torch.bfloat16
         self.dtype = dtype or next(model.parameters()).dtype
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.micro_batch_tokens = micro_batch_tokens
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
         self.gradient_checkpointing = gradient_checkpointing
         self.offload_optimizer = offload_optimizer
         self.compiled = compiled
         self.packing = packing
-        self.model = model = self._place(model.eval())  # eval: dropout would make score and backward disagree
-        self.tokenizer = tokenizer
-        self.temperature = temperature
-        self._graph: Graph | None = None
-        self.micro_batch_tokens = micro_batch_tokens
-        self.learning_rate = learning_rate
-        self.max_grad_norm = max_grad_norm
-        self.head: nn.Linear = model.get_output_embeddings()
-        self.chunk = max(1, CHUNK_BYTES.get(self.device.type, 2**29) // (4 * self.head.out_features))
-        self.end_ids = end_token_ids(model, tokenizer)
+        self.end_ids = text.end_token_ids(model, tokenizer)
+        self.silent_ids = text.silent_ids(tokenizer)
         self.template_options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         self.context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        # eval: dropout would make score and backward disagree
+        self._take(self._place(self.token_model(model.eval(), self.dtype)))
+
+    def _take(self, root: TokenModel) -> None:
+        """Make a placed model this policy's own, with an optimiser that remembers nothing."""
+        self.root, self.model = root, root.model
+        self.head: nn.Linear = self.model.get_output_embeddings()
+        self.chunk = max(1, CHUNK_BYTES.get(self.device.type, 2**29) // (4 * self.head.out_features))
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=self.device.type == "cuda"
+            [p for p in root.parameters() if p.requires_grad],
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=self.device.type == "cuda",
         )
+        self.updates = 0
+        self._parked: dict[tuple[int, str], Tensor] = {}
+        self._graph: Graph | None = None
 
-    @classmethod
-    def load(cls, name: str | None, device: str = "auto", **options) -> "Policy":
-        """Load a causal LM and its tokenizer from a directory or the hub; None is the embedded model.
+    def _place(self, root: TokenModel) -> TokenModel:
+        """Make a model ready to run on the policy's device."""
+        compute_in(root.model, self.dtype)
+        self._prepare_layers(root.model)
+        return root.to(self.device)
 
-        Raises InputError, in one line, for anything that is missing, unreadable or that `score` cannot do exactly.
-        """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        check_device(device)
-        name = str(name or TINY)
-        if ranks.world_size() > 1 and cls is Policy:
-            from common.sharding import ShardedPolicy
-
-            return ShardedPolicy.load(name, device, **options)
-        model = cls._load_model(name)
-        if options.get("packing"):
-            check_packed(model, name)
-        tokenizer = load_tokenizer(name)
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise InputError(
-                f"model {name}: its tokenizer has more tokens than the model; use the tokenizer it was trained with"
-            )
-        if options.get("enable_thinking") is not None:
-            check_thinking(tokenizer, name)
-        policy = cls(model, tokenizer, device=device, **options)
-        policy.name = name
-        return policy
-
-    @classmethod
-    def from_args(cls, args) -> "Policy":
-        """Load the model of a run's command line, with its settings."""
-        return cls.load(
-            args.model,
-            device=args.device,
-            temperature=args.temperature,
-            micro_batch_tokens=args.micro_batch_tokens,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-            max_grad_norm=args.max_grad_norm,
-            enable_thinking=args.enable_thinking,
-            gradient_checkpointing=args.gradient_checkpointing,
-            offload_optimizer=args.offload_optimizer,
-            compiled=args.compile,
-            packing=args.packing,
-        )
-
-    @staticmethod
-    def _load_model(name: str) -> PreTrainedModel:
-        model = load_model(name)
-        check_exact(model, name)
-        return model
-
-    def _place(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Make the model ready to run on the policy's device."""
-        self._prepare_layers(model)
-        return model.to(self.device)
+    def _place_empty(self, root: TokenModel) -> TokenModel:
+        """The same for a model without weights, which it gets from elsewhere."""
+        compute_in(root.model, self.dtype)
+        self._prepare_layers(root.model)
+        root.to_empty(device=self.device)
+        root.model.tie_weights()
+        return root
 
     def _prepare_layers(self, model: PreTrainedModel) -> None:
         for layer in decoder_layers(model):
@@ -181,70 +144,97 @@ class Policy:
             if self.compiled:
                 layer.compile(dynamic=True)
 
+    # --- Second models ---
+
+    def twin(
+        self,
+        token_model: type[TokenModel] | None = None,
+        learning_rate: float | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "Policy":
+        """Another model with this one's weights as they are now, and an optimiser of its own.
+
+        `token_model` says what comes out of its passes (`common.critic.ValueModel`); what it has besides the language
+        model starts at 0. `dtype` is that of its parameters, by default as here.
+        """
+        twin = copy.copy(self)
+        twin.learning_rate = self.learning_rate if learning_rate is None else learning_rate
+        model = empty_model(self.model.config, dtype or next(self.model.parameters()).dtype)
+        twin._take(twin._place_empty((token_model or self.token_model)(model, self.dtype)))
+        own = {id(p) for p in twin.model.parameters()}
+        with torch.no_grad():
+            for parameter in twin.root.parameters():
+                if id(parameter) not in own:
+                    parameter.zero_()
+            for ours, theirs in zip(twin.model.buffers(), self.model.buffers(), strict=True):
+                ours.copy_(theirs)  # of rotary embeddings: no state dict has them
+        twin.copy_from(self)
+        return twin
+
+    def frozen_copy(self, moves: bool = False) -> "Policy":
+        """A reference: a twin that does not learn, held in the passes' dtype unless it `moves` by shares (`copy_from`),
+        which would be rounded away there."""
+        reference = self.twin(dtype=None if moves else self.dtype)
+        reference.root.requires_grad_(False)
+        reference.optimizer = None
+        return reference
+
+    @torch.no_grad()
+    def copy_from(self, other: "Policy", share: float = 1.0) -> None:
+        """Replace the language model's parameters by those of `other`, or move them that share of the way there.
+
+        Raises ValueError for a share where that would be rounded away.
+        """
+        if share != 1 and next(self.model.parameters()).dtype != next(other.model.parameters()).dtype:
+            raise ValueError("a reference that moves by shares has to be made with frozen_copy(moves=True)")
+        for ours, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
+            if share == 1:
+                shard(ours).copy_(shard(theirs))
+            else:
+                shard(ours).lerp_(shard(theirs), share)
+        self.updates += 1
+
+    @torch.no_grad()
+    def snapshot(self) -> list[Tensor]:
+        """A copy of all parameters, this rank's part of each: to compute with, and for `write`."""
+        return [shard(parameter).clone() for parameter in self.root.parameters()]
+
+    @torch.no_grad()
+    def write(self, tensors: Sequence[Tensor]) -> None:
+        """Set all parameters to tensors such as `snapshot` gave."""
+        for parameter, tensor in zip(self.root.parameters(), tensors, strict=True):
+            shard(parameter).copy_(tensor)
+        self.updates += 1
+
     # --- Text ---
 
     def encode(self, prompt: str | list[dict]) -> list[int]:
-        """Token ids of a text, or of chat messages through the tokenizer's chat template.
+        """Token ids of a text, or of chat messages through the tokenizer's chat template."""
+        return text.encode(self.tokenizer, prompt, **self.template_options)
 
-        The tokenizer's own first token (BOS) comes once: a template writes it itself, and so does a text that was made
-        with one.
-        """
-        bos = self.tokenizer.bos_token
-        if isinstance(prompt, str):
-            return self.tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos))).input_ids
-        if not self.tokenizer.chat_template:
-            raise InputError(
-                "the prompts are chat messages but this model's tokenizer has no chat template; use plain text"
-            )
-        try:
-            return self.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, return_dict=False, **self.template_options
-            )
-        except Exception as error:  # templates refuse roles that they do not know, each in its own words
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise InputError(f"this model's chat template refuses the prompt {prompt!r:.100} ({reason})") from None
+    def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
+        """Text of each response, without special tokens but for the marks of reasoning and answer."""
+        spoken = [[i for i in np.asarray(ids).tolist() if i not in self.silent_ids] for ids in token_ids]
+        return self.tokenizer.batch_decode(spoken) if spoken else []
 
-    def decode(self, token_ids: list[list[int]]) -> list[str]:
-        """Text of each response, special tokens left out."""
-        return self.tokenizer.batch_decode(token_ids, skip_special_tokens=True) if token_ids else []
+    def token_texts(self, response_ids: Tensor) -> list[list[str]]:
+        """The text of each token by itself, special ones too, for methods that speak of steps inside a response:
+        (B, T) ids -> B lists of T. A token that is part of a character reads as the replacement character."""
+        known = response_ids.unique().tolist()
+        texts = dict(zip(known, self.tokenizer.batch_decode([[i] for i in known]), strict=True))
+        return [[texts[i] for i in row] for row in response_ids.tolist()]
 
     # --- Passes ---
 
-    def autocast(self) -> torch.autocast:
-        """float32 parameters, passes in `dtype`."""
-        mixed = self.dtype != next(self.model.parameters()).dtype
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=mixed)
-
     def _passes(self, batch: dict, needed: Tensor) -> Iterator[Pass]:
-        """Cut the `needed` (B, T) positions into passes over rows of similar length.
-
-        A row is run up to its last needed token, and not at all without one.
-        """
-        needed, prompt_mask = needed.to(self.device), batch["prompt_mask"].to(self.device)
-        prompt_ids, response_ids = batch["prompt_ids"].to(self.device), batch["response_ids"].to(self.device)
-        prompt_lengths = prompt_mask.sum(1)
-        last = (needed * torch.arange(1, needed.shape[1] + 1, device=self.device)).amax(1)  # 1-based; 0 where none
-        lengths = torch.where(last > 0, prompt_lengths + last - 1, 0)  # the last token is predicted, never read
-        # Move each prompt's padding from the left of its row to the far right.
-        ids = torch.cat([prompt_ids, response_ids], 1)
-        columns = torch.arange(ids.shape[1], device=self.device) + (prompt_ids.shape[1] - prompt_lengths)[:, None]
-        ids = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))
-        sizes = lengths.tolist()
-        for chosen in self._cut(sizes):
-            rows = torch.tensor(chosen or [0], device=self.device)
-            r, t = needed[rows[: len(chosen)]].nonzero(as_tuple=True)
-            positions = (r, prompt_lengths[rows[r]] - 1 + t)
-            lengths = [sizes[row] for row in chosen] or [1]
-            input_ids, layout = ids[rows, : max(lengths)], {}
-            if self.packing:
-                input_ids, positions, layout = pack(input_ids, lengths, positions)
-            yield Pass(input_ids, layout, (rows[r], t), positions, response_ids[rows[r], t])
+        """Cut the `needed` (B, T) tokens into passes over rows of similar length."""
+        for part in cut_into_passes(batch, needed, self._cut, self.packing):
+            yield part.to(self.device)
 
     def _cut(self, sizes: list[int]) -> list[list[int]]:
         """The rows of each pass: longest first, as many as `micro_batch_tokens` holds of the longest one's length.
 
-        Packed, each row goes into the first pass that has room for it. A pass may have no rows (`ShardedPolicy`): it
-        runs a token that nothing is wanted of.
+        Packed, each row goes into the first pass that has room for it.
         """
         order = sorted((row for row, size in enumerate(sizes) if size > 0), key=lambda row: -sizes[row])
         if self.packing:
@@ -256,325 +246,203 @@ class Policy:
             order = order[fitting:]
         return passes
 
-    def _hidden(self, part: Pass) -> Tensor:
-        """The final hidden states (N, D) that make a pass's predictions, before the output head."""
-        with self.autocast():
-            return final_hidden(self.model, part)
-
     def _attention(self) -> AbstractContextManager:
         """Stays inside packed rows, also where the backward pass runs layers again."""
         return attention(self.model, "packed") if self.packing else nullcontext()
 
-    def score(self, batch: dict, graph_rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _how(self) -> tuple[float, int, bool]:
+        return self.temperature, self.chunk, self.compiled
+
+    def score(
+        self, batch: dict, rows: Tensor | None = None, also: Sequence[Statistic] = ()
+    ) -> tuple[Tensor, Tensor, *tuple[Tensor, ...]]:
         """Log-probability of each response token and entropy (nats) of its distribution, at the rollout temperature.
 
-        Two (B, T) tensors on the CPU, zero outside `batch["mask"]`, without a graph. `graph_rows` (B,) says that a
-        `backward` on this very batch follows, and which rows will probably be trained on: if one pass holds them, its
-        graph is kept, and `backward` needs no second forward pass over them. A wrong guess costs time, nothing else.
+        (B, T) tensors on the CPU, zero outside `batch["mask"]`, without a graph. `rows` (B,) says that a `backward` on
+        this very batch follows, and which rows will probably be trained on: if one pass holds them, its graph is kept,
+        and `backward` needs no second forward pass over them. A wrong guess costs time, nothing else.
+
+        Each of `also` adds a tensor, of another number that each token's distribution gives: a function of
+        log-probabilities (C, V) and targets (C, 1) to (C,), called for a chunk of tokens at a time.
         """
         self._graph = None
         mask, in_graph = batch["mask"], torch.zeros(len(batch["mask"]), dtype=torch.bool)
         dtype = torch.promote_types(self.dtype, torch.float32)
-        logprobs, entropy = torch.zeros(mask.shape, dtype=dtype), torch.zeros(mask.shape, dtype=dtype)
+        found = torch.zeros(self.root.outputs + len(also), *mask.shape, dtype=dtype)
         with self._attention():
-            if graph_rows is not None:
-                parts = list(self._passes(batch, mask & graph_rows[:, None]))
+            if rows is not None:
+                parts = list(self._passes(batch, mask & rows[:, None]))
                 if len(parts) == 1:
-                    in_graph = graph_rows
-                    self._graph = Graph(batch, self._versions(), parts[0], self._hidden(parts[0]))
+                    in_graph = rows
+                    self._graph = Graph(batch, self.updates, parts[0], self.root.hidden(parts[0]))
             with torch.no_grad():
                 known = [(self._graph.part, self._graph.hidden)] if self._graph else []
                 others = ((part, None) for part in self._passes(batch, mask & ~in_graph[:, None]))
                 for part, hidden in chain(known, others):
-                    index = tuple(i.cpu() for i in part.tokens)
-                    logprobs[index], entropy[index] = (v.cpu() for v in self._values(part, hidden))
-        return logprobs, entropy
+                    for values, of_pass in zip(found, self.root(part, self._how(), hidden, also=also), strict=True):
+                        values[part.in_batch] = of_pass.to("cpu", dtype)
+        return tuple(found)
 
-    def _values(self, part: Pass, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of a pass, (N,) each."""
-        hidden = self._hidden(part) if hidden is None else hidden
-        weight = self.head.weight.to(self.dtype)
-        return vocabulary_score(
-            hidden.to(weight.dtype), weight, self.head.bias, part.targets, self.temperature, self.chunk, self.compiled
-        )
-
-    def _versions(self) -> int:
-        """Changes whenever a parameter is written to."""
-        return sum(parameter._version for parameter in self.model.parameters())
-
-    def backward(self, batch: dict, grad_logprobs: Tensor, grad_entropy: Tensor | None = None) -> None:
+    def backward(self, batch: dict, *gradients: Tensor | None) -> None:
         """Add to the parameters' gradients that of a loss whose derivatives by the outputs of `score` are given.
 
-        Both gradients are (B, T); positions outside `batch["mask"]` are ignored. The parameters must be those that
-        `score` saw.
+        (B, T) tensors in the order of the outputs; all but the first may be None or left out. Positions outside
+        `batch["mask"]` are ignored. The parameters must be those that `score` saw.
         """
-        needed = grad_logprobs != 0
-        if grad_entropy is not None:
-            needed = needed | (grad_entropy != 0)
-            grad_entropy = grad_entropy.to(self.device) if (grad_entropy != 0).any() else None
-        needed, grad_logprobs = needed & batch["mask"], grad_logprobs.to(self.device)
+        first, *others = gradients
+        others = [g if g is not None and (g != 0).any() else None for g in others]
+        others += [None] * (self.root.outputs - 1 - len(others))
+        needed = first != 0
+        for g in filter(lambda g: g is not None, others):
+            needed = needed | (g != 0)
+        gradients, needed = (first, *others), needed & batch["mask"]
         graph, self._graph = self._graph, None
         with self._attention():
-            if graph is not None and graph.batch is batch and graph.versions == self._versions():
-                wanted = needed.to(self.device)[graph.part.tokens]
-                tokens = tuple(index[wanted] for index in graph.part.tokens)
+            if graph is not None and graph.batch is batch and graph.updates == self.updates:
+                wanted = needed[graph.part.in_batch]
+                in_batch = tuple(index[wanted] for index in graph.part.in_batch)
                 # Backward runs all rows of a graph. A forward pass costs half of that: fewer rows are better run again.
-                if 3 * len(tokens[0].unique()) >= 2 * len(graph.part.tokens[0].unique()):
-                    part = graph.part._replace(tokens=tokens, targets=graph.part.targets[wanted])
-                    self._backward(part, grad_logprobs, grad_entropy, graph.hidden[wanted])
-                    needed[tuple(index.cpu() for index in tokens)] = False
+                if 3 * len(in_batch[0].unique()) >= 2 * len(graph.part.in_batch[0].unique()):
+                    chosen = wanted.to(self.device)
+                    part = graph.part._replace(in_batch=in_batch, targets=graph.part.targets[chosen])
+                    self._backward(part, gradients, graph.hidden[chosen])
+                    needed[in_batch] = False
             for part in self._passes(batch, needed):
-                self._backward(part, grad_logprobs, grad_entropy)
+                self._backward(part, gradients)
 
-    def _backward(
-        self, part: Pass, grad_logprobs: Tensor, grad_entropy: Tensor | None, hidden: Tensor | None = None
-    ) -> None:
-        """Backward through one pass: head and vocabulary by `vocabulary_backward`, the rest by autograd."""
-        hidden = self._hidden(part) if hidden is None else hidden
-        for parameter in (self.head.weight, self.head.bias):
-            if parameter is not None and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        weight = self.head.weight.detach().to(self.dtype)
-        with torch.no_grad():
-            grad_hidden = vocabulary_backward(
-                hidden.to(weight.dtype),
-                weight,
-                self.head.bias,
-                part.targets,
-                grad_logprobs[part.tokens],
-                None if grad_entropy is None else grad_entropy[part.tokens],
-                self.temperature,
-                self.chunk,
-                self.head.weight.grad,
-                None if self.head.bias is None else self.head.bias.grad,
-                self.compiled,
-            )
-        hidden.backward(grad_hidden.to(hidden.dtype))
+    def _backward(self, part: Pass, gradients: tuple[Tensor | None, ...], hidden: Tensor | None = None) -> None:
+        """Backward through one pass."""
+        wanted = tuple(None if g is None else g[part.in_batch].to(self.device) for g in gradients)
+        self.root(part, self._how(), hidden, wanted).backward()
 
-    def step(self) -> float:
+    # --- Updates ---
+
+    def step(self, loss: Tensor | None = None) -> float:
         """One optimiser step on the accumulated gradient, clipped to `max_grad_norm`; the gradient is cleared.
 
-        Returns the norm before clipping. If it is not finite the parameters are left as they are.
+        Returns the norm before clipping, NaN if the `loss` is not finite. Then, or if the norm is not finite, the
+        parameters are left as they are.
         """
-        for parameter in self.model.parameters():
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
             if parameter.grad is None:  # nothing to learn from: Adam still moves by its momentum
                 parameter.grad = torch.zeros_like(parameter)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        if loss is not None and not loss.isfinite():
+            norm = math.nan
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
             self._move_optimizer(self.device)
             self.optimizer.step()
             self._move_optimizer("cpu")
+            self.updates += 1
         self.optimizer.zero_grad()
         return norm
 
+    def reset_optimizer(self) -> None:
+        """Forget what Adam remembers, as at the start."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                step = torch.zeros((), device=parameter.device if group["fused"] else "cpu")
+                moments = {key: torch.zeros_like(parameter.data) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": step, **moments}
+        self._move_optimizer("cpu")
+
     def _move_optimizer(self, device: torch.device | str) -> None:
-        """With `offload_optimizer`: its moments to the device for a step, and back to the CPU after it."""
+        """With `offload_optimizer`: Adam's moments to the device for a step, and back to the CPU after it.
+
+        There they keep their places, in memory that a GPU copies from and to by itself.
+        """
         if not self.offload_optimizer:
             return
+        target = torch.device(device)
         for state in self.optimizer.state.values():
             for key in ("exp_avg", "exp_avg_sq"):
-                local = state[key]._local_tensor if isinstance(state[key], DTensor) else state[key]
-                local.data = local.data.to(device)
+                local, place = shard(state[key]), (id(state), key)
+                if local.device.type == target.type:
+                    continue
+                if target.type == "cpu":
+                    moved = self._parked.pop(place, None)
+                    if moved is None:
+                        moved = torch.empty_like(local, device="cpu", pin_memory=self.device.type == "cuda")
+                    moved.copy_(local, non_blocking=True)
+                else:
+                    self._parked[place] = local
+                    moved = local.to(target, non_blocking=True)
+                state[key] = with_shard(state[key], moved)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # before the CPU reads them
 
-    def frozen_copy(self) -> "Policy":
-        """A reference policy: the same model as it is now, without gradients."""
-        reference = copy.copy(self)
-        reference.optimizer = None
-        reference.model = copy.deepcopy(self.model).requires_grad_(False)
-        reference.head = reference.model.get_output_embeddings()
-        return reference
-
-    def restore(self, directory: Path) -> None:
-        """Take up parameters and optimiser state from a directory written by `save` and `save_optimizer`, to the bit.
-
-        The number of ranks may be another one. Raises InputError if the optimiser's state is missing or damaged.
-        """
-        self._restore_weights(directory)
-        state = {"optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
-        try:
-            with whole_failures():
-                dcp.load(state, checkpoint_id=directory / OPTIMIZER)
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise InputError(
-                f"cannot resume {directory.parents[1]}: {directory.name}/{OPTIMIZER} is missing or damaged ({reason}); "
-                f"remove {directory} to resume from the one before"
-            ) from None
-        set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"])
-
-    def _restore_weights(self, directory: Path) -> None:
-        self.model.load_state_dict(load_model(str(directory)).state_dict())
-
-    def save_optimizer(self, directory: Path) -> None:
-        """Write the optimiser's state, each rank its own part of it."""
-        state = {"optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
-        with whole_failures():
-            dcp.save(state, checkpoint_id=directory / OPTIMIZER)
+    # --- Checkpoints ---
 
     def save(self, directory: Path) -> None:
         """Write model and tokenizer as Hugging Face files."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
+    def save_optimizer(self, directory: Path) -> None:
+        """Write the optimiser's state, each rank its own part of it."""
+        write_parts(directory / OPTIMIZER, {"optimizer": self._optimizer_state(self.model)})
+
+    def restore(self, directory: Path) -> None:
+        """Take up parameters and optimiser state from a directory written by `save` and `save_optimizer`, to the bit.
+
+        The number of ranks may be another one. Raises InputError for what is missing or damaged.
+        """
+        with resumable(directory, "the model"):
+            self._restore_weights(directory)
+        state = {"optimizer": self._optimizer_state(self.model)}
+        with resumable(directory, OPTIMIZER):
+            read_parts(directory / OPTIMIZER, state)
+        set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"])
+        self._move_optimizer("cpu")
+        self.updates += 1
+
+    def _restore_weights(self, directory: Path) -> None:
+        self.model.load_state_dict(self._read_model(directory))
+
+    def _read_model(self, directory: Path) -> dict[str, Tensor]:
+        return type(self.model).from_pretrained(directory, dtype=torch.float32).state_dict()
+
+    def _optimizer_state(self, model: nn.Module) -> dict:
+        if not self.optimizer.state:  # to ask for a state that is not there would make one that has taken a step
+            self.reset_optimizer()
+        return get_optimizer_state_dict(model, self.optimizer)
+
+    def save_state(self, directory: Path) -> None:
+        """Write parameters and, if it learns, optimiser state of a further model, each rank its own part of them."""
+        write_parts(directory, self._state())
+
+    def restore_state(self, directory: Path) -> None:
+        """Take up what `save_state` wrote, to the bit, with any number of ranks. Raises InputError as `restore`."""
+        state = self._state()
+        with resumable(directory.parent.parent, f"{directory.parent.name}/{directory.name}"):
+            read_parts(directory, state)
+        set_model_state_dict(self.root, state["model"])
+        if self.optimizer:
+            set_optimizer_state_dict(self.root, self.optimizer, state["optimizer"])
+            self._move_optimizer("cpu")
+        self.updates += 1
+
+    def _state(self) -> dict:
+        optimizer = {"optimizer": self._optimizer_state(self.root)} if self.optimizer else {}
+        return {"model": get_model_state_dict(self.root)} | optimizer
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and tensor of each parameter, tied ones under both names."""
         yield from self.model.state_dict().items()
 
 
-@contextmanager
-def whole_failures() -> Iterator[None]:
-    """torch.distributed.checkpoint without its warning that there is one process; its failures as an OSError."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            yield
-        except CheckpointException as error:  # not an Exception
-            raise OSError("; ".join(str(failure) for failure, _ in error.failures.values())) from None
+def shard(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor: all of it, or its shard."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor.data
 
 
-def final_hidden(model: PreTrainedModel, part: Pass) -> Tensor:
-    """The hidden states (N, D), after the last layer and its norm, at the positions of a pass."""
-    return model.base_model(input_ids=part.input_ids, use_cache=False, **part.layout).last_hidden_state[part.positions]
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The blocks of the decoder, which the library names for a model to be cut into."""
-    return [m for m in model.modules() if type(m).__name__ in (model._no_split_modules or ())]
-
-
-# --- Loading ----------------------------------------------------------------------------------------------------
-
-
-def check_device(device: str) -> None:
-    try:
-        torch.ones(1, device=device).item()  # "meta" allocates but holds no numbers
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device!r} cannot be used ({reason}); try --device cpu") from None
-
-
-def check_model_name(name: str) -> bool:
-    """Whether the model is a directory here; raises InputError for what is no hub id (owner/name) either."""
-    if Path(name).is_dir():
-        return True
-    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"model {name!r} is neither a directory nor a hub id (owner/name)")
-    return False
-
-
-def load_model(name: str) -> PreTrainedModel:
-    """The causal LM in float32, every weight of it read from `name`."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    check_model_name(name)
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # whatever a damaged, foreign or unreachable model makes the library raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"model {name!r} cannot be loaded as a causal language model ({reason}); "
-            "use a directory or hub id with its config.json and whole weights; `hf auth login` if it is gated"
-        ) from None
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise InputError(f"model {name!r} lacks weights that a causal language model needs: {', '.join(missing[:3])}")
-    return model
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"model {name!r} has no usable tokenizer: {reason}") from None
-    # Without tokenizer files the library gives an empty tokenizer instead of an error.
-    if len(tokenizer) < 2 or not tokenizer("1 a").input_ids:
-        raise InputError(f"model {name!r} has no tokenizer files; save the tokenizer beside the weights")
-    return tokenizer
-
-
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's, the generation config's and that of the chat template.
-
-    A base model with a chat template (Qwen2.5) names another end token than the one its template puts after a turn.
-    """
-    ids = model.generation_config.eos_token_id
-    ids = ids if isinstance(ids, list) else [ids]
-    return sorted({i for i in [*ids, tokenizer.eos_token_id, turn_end_id(tokenizer)] if i is not None})
-
-
-def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template puts right after an answer; None without such a template or token."""
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "response"}]
-    try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # a template for other things than two turns
-        return None
-    after = tokenizer(rendered.rpartition("response")[2], add_special_tokens=False).input_ids[:1]
-    is_special = after and getattr(tokenizer.added_tokens_decoder.get(after[0]), "special", False)
-    return after[0] if is_special else None
-
-
-def check_thinking(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse --enable-thinking where it would do nothing."""
-    turns = [{"role": "user", "content": "question"}]
-    texts = {
-        tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=switch)
-        for switch in (True, False)
-        if tokenizer.chat_template
-    }
-    if len(texts) < 2:
-        raise InputError(f"the chat template of model {name} has no thinking switch; leave --enable-thinking out")
-
-
-def check_exact(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model whose log-probabilities `Policy` would get wrong, by comparing on a few tokens.
-
-    Three things must hold: the logits are a linear map of the final hidden states (no soft-capping or scaling after
-    it), what comes later in a sequence does not change what came before, and some token ends a response.
-    """
-    head = model.get_output_embeddings()
-    if model.config.is_encoder_decoder or not isinstance(head, nn.Linear) or model.base_model is model:
-        raise InputError(f"model {name!r} has no linear output head over a decoder; a causal language model is needed")
-    ids = torch.tensor([[3, 5, 7, 11], [3, 5, 7, 13]]) % head.out_features
-    with torch.no_grad():
-        hidden = model.eval().base_model(input_ids=ids, use_cache=False).last_hidden_state
-        logits = model(input_ids=ids, use_cache=False).logits
-    if not torch.allclose(hidden[0, :3], hidden[1, :3], rtol=1e-3, atol=1e-4):
-        raise InputError(f"model {name!r} is not causal: later tokens change earlier predictions")
-    if not torch.allclose(head(hidden), logits, rtol=1e-3, atol=1e-3):
-        raise InputError(
-            f"model {name!r} changes its logits after the output head (soft-capping or scaling): not supported"
-        )
-
-
-def check_packed(model: PreTrainedModel, name: str) -> None:
-    """Refuse --packing for a model that rows end to end would change: with attention of its own, or with windows."""
-    if model.device.type == "meta":  # the first rank has the weights, and looks
-        return
-    config = model.config.get_text_config()
-    ids, lengths = torch.tensor([[3, 5, 7, 11, 13], [4, 6, 8, 0, 0]]) % config.vocab_size, [5, 3]
-    tokens = (torch.arange(5) < torch.tensor(lengths)[:, None]).nonzero(as_tuple=True)
-    packed_ids, positions, layout = pack(ids, lengths, tokens)
-    padded, packed = (
-        Pass(ids, {}, tokens, tokens, ids[tokens]),
-        Pass(packed_ids, layout, tokens, positions, ids[tokens]),
-    )
-    reason = "they change its predictions"
-    try:
-        with torch.no_grad():
-            expected = final_hidden(model.eval(), padded)
-            with attention(model, "packed"):
-                found = final_hidden(model, packed)
-        same = torch.allclose(expected, found, rtol=1e-3, atol=1e-4)
-    except Exception as error:  # whatever a model that cannot take them makes of it
-        reason, same = " ".join(f"{type(error).__name__}: {error}".split())[:200], False
-    if windows := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        reason, same = f"it has layers of {', '.join(sorted(windows))}", False
-    if not same:
-        raise InputError(f"model {name!r} cannot take packed rows ({reason}); leave --packing out")
+def with_shard(tensor: Tensor, local: Tensor) -> Tensor:
+    """The tensor with another part on this rank, which may be on another device."""
+    if not isinstance(tensor, DTensor):
+        return local
+    tensor._local_tensor = local
+    return tensor

@@ -8,12 +8,16 @@ Every rank runs the same script and sees the same batch; it samples, checks and 
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from common import InputError, terminal
 
 if TYPE_CHECKING:  # the verifier's workers import this file, and torch takes seconds
     import torch
 
+Value = TypeVar("Value")
 TIMEOUT = timedelta(hours=2)  # of one exchange: a rank may wait long for another's responses or verdicts
 
 
@@ -65,13 +69,28 @@ def world_size() -> int:
 def say(text: str) -> None:
     """A line on standard error, from the first rank alone."""
     if rank() == 0:
-        print(text, file=sys.stderr)
+        terminal.warn(text)
 
 
-def mine(count: int, together: int = 1) -> range:
+def first_to_say(text: str) -> bool:
+    """Whether no other rank has said this before; asked without waiting for any of them, which may be busy elsewhere.
+
+    Before the ranks have met, the first one of each machine may speak.
+    """
+    if world_size() == 1:
+        return local_rank() == 0
+    import torch.distributed as dist
+
+    try:
+        return dist.distributed_c10d._get_default_store().add(f"said: {text}", 1) == 1
+    except RuntimeError:  # the process that keeps the count is gone
+        return True
+
+
+def share_of(count: int, together: int = 1) -> range:
     """Which of `count` things are this rank's: each is some rank's, or that of `together` neighbouring ones."""
     number, parts = rank() // together, world_size() // together
-    return range(number * count // parts, (number + 1) * count // parts)
+    return range(-(-number * count // parts), -(-(number + 1) * count // parts))  # rounded up: the first ranks' if few
 
 
 def gather(items: list) -> list:
@@ -96,9 +115,41 @@ def agree(value: object) -> object:
     return box[0]
 
 
-def most(value: int) -> int:
+def from_first(make: Callable[[], Value]) -> Value:
+    """What `make` gives on the first rank, on all of them; an InputError there is raised on all of them.
+
+    For what ranks could see differently, such as files, and whatever runs against the clock.
+    """
+    if world_size() == 1:
+        return make()
+    value = error = None
+    if rank() == 0:
+        try:
+            value = make()
+        except InputError as caught:
+            error = caught
+    value, error = agree((value, error))
+    if error:
+        raise error
+    return value
+
+
+def largest(value: int) -> int:
     """The largest value of all ranks."""
     return max(gather([value]))
+
+
+def first_error(write: Callable[[], object]) -> str | None:
+    """Call `write` on all ranks and wait for all of them; what went wrong on the first rank where something did.
+
+    So a thing that several ranks write, one part after another, ends on all of them or is given up by all.
+    """
+    error = None
+    try:
+        write()
+    except Exception as caught:  # writers raise different types when a disk is full
+        error = f"{type(caught).__name__}: {caught}"
+    return next(filter(None, gather([error])), None)
 
 
 def sum_of(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":

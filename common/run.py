@@ -1,119 +1,50 @@
-"""One run: its arguments, its directory, its progress, its checkpoints, its end.
+"""How a run starts, stops, saves and goes on.
 
     run = Run("grpo", args)                # checks everything, writes nothing
-    run.start()                            # creates the directory, or truncates a resumed one to its checkpoint
-    for step in run.steps():               # ends early, after a checkpoint, on SIGINT or SIGTERM
+    run.check_data(train, evaluation)      # a resumed run's problems are the ones it began with
+    run.start(policy, stream)              # creates the directory, or cuts a resumed one back to its checkpoint
+    for step in run.steps():               # ends early, after a checkpoint, on SIGINT, SIGTERM, SIGHUP or SIGUSR1
         ...
         run.log(step, metrics)
-        run.save(step, policy, {...})
+        if run.saves(step):
+            run.save(step)
     run.finish()                           # curves, exit status
 
-A run directory holds args.json, env.json, metrics.jsonl (one object a step), samples.jsonl, curves.png and
-checkpoints/step-000050/, each of which `from_pretrained` loads and each of which is written whole or not at all.
+A run directory holds args.json, env.json, metrics.jsonl (one object a step), samples.jsonl, curves.png
+(common/records.py) and checkpoints/step-000050/, each of which `from_pretrained` loads and each of which is written
+whole or not at all.
 """
 
-import atexit
 import dataclasses
-import json
+import errno
+import itertools
 import math
 import os
-import platform
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from common import InputError, ranks
-from common.curves import draw_curves
-from common.health import LONG, doubtful_settings, findings
+from common import InputError, lock, ranks, terminal
+from common.arguments import BY_CONTENT, MAY_CHANGE, check_args, read_json
+from common.basics import warn_once
+from common.health import doubtful_settings
+from common.identity import absolute_paths, are_digests, digest_model, digest_problems, refuse_other
 from common.plan import print_plan
+from common.problems import Problem
+from common.records import Records
+from common.signals import StopSignals
 
 STATE_FILE = "training_state.pt"
-POSITIVE = (
-    "num_steps num_prompts num_generations max_response_length temperature update_epochs num_minibatches "
-    "micro_batch_tokens max_grad_norm eval_problems eval_samples vllm_tensor_parallel_size vllm_gpu_memory_utilization"
-).split()
-# What a resumed run may do differently; anything else would make it another run.
-MAY_CHANGE = (
-    "resume output_dir device backend vllm_tensor_parallel_size vllm_gpu_memory_utilization num_steps "
-    "micro_batch_tokens packing gradient_checkpointing offload_optimizer compile eval_every save_every track "
-    "wandb_project_name dry_run"
-).split()
-
-
-# --- Arguments --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def exit_on_bad_input() -> Iterator[None]:
-    """Turn an InputError into one line on standard error and exit status 2."""
-    try:
-        yield
-    except InputError as error:
-        if ranks.rank() == 0:  # the others say the same
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def parse_args(args_class: type) -> Any:
-    """The command line as `args_class`. With --resume the run's own arguments are the defaults."""
-    args = tyro.cli(args_class)
-    if args.resume is None:
-        return args
-    saved = read_json(Path(args.resume) / "args.json", args.resume)
-    known = {field.name for field in dataclasses.fields(args_class)}
-    if unknown := sorted(saved.keys() - known - {"algorithm"}):
-        raise InputError(
-            f"cannot resume {args.resume}: it was made with flags this script lacks ({', '.join(unknown)}); "
-            "use the script that made it"
-        )
-    for field in dataclasses.fields(args_class):
-        if type(field.default) in (int, float, bool) and type(saved.get(field.name)) is not type(field.default):
-            raise InputError(f"cannot resume {args.resume}: args.json is damaged at {field.name}; start a new run")
-    saved = {key: value for key, value in saved.items() if key in known} | {"resume": args.resume}
-    return tyro.cli(args_class, default=args_class(**saved))
-
-
-def check_args(args: Any) -> None:
-    """Refuse numbers that make no sense: every number is finite and >= 0, sizes are > 0, groups fill minibatches."""
-    for name, value in vars(args).items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if not math.isfinite(value) or value < 0 or (value == 0 and name in POSITIVE):
-            least = "greater than 0" if name in POSITIVE else "0 or more"
-            raise InputError(f"{flag} is {value}; it must be a finite number, {least}")
-    if args.num_generations < 2:
-        raise InputError("--num-generations 1 leaves no group to compare with; use 2 or more")
-    if args.num_prompts % args.num_minibatches:
-        raise InputError(
-            f"--num-prompts {args.num_prompts} does not divide by --num-minibatches {args.num_minibatches}, and groups "
-            "stay whole; change one of them"
-        )
-
-
-def read_json(path: Path, run: str) -> dict:
-    try:
-        if isinstance(record := json.loads(path.read_text()), dict):
-            return record
-        reason = "not an object"
-    except (OSError, ValueError) as error:
-        reason = type(error).__name__
-    raise InputError(f"cannot resume {run}: {path.name} is missing or damaged ({reason}); name a run directory")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FAILED_SAVES = 3  # in a row, then the run ends
 
 
 def check_writable(directory: Path) -> None:
@@ -131,51 +62,13 @@ def check_writable(directory: Path) -> None:
         raise InputError(f"--output-dir {directory} cannot be written (no permission in {parent}); use another place")
 
 
-@cache
-def warn_once(text: str) -> None:
-    """Say something on standard error, the first time it is said."""
-    ranks.say(f"warning: {text}")
-
-
-def random_seed(*parts: int) -> int:
-    """A seed that is a function of a few integers, such as (run seed, step)."""
-    return hash(parts) % 2**63
-
-
-# --- Time -------------------------------------------------------------------------------------------------------
-
-
-class Timer:
-    """Seconds per part of a step: `with timer("rollout"): ...`, then `timer.pop()` for {"time/rollout": seconds}."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
-
-    def pop(self) -> dict[str, float]:
-        """The parts and the whole ("time/step") since the last call."""
-        now = time.perf_counter()
-        times = {f"time/{part}": seconds for part, seconds in self.seconds.items()} | {"time/step": now - self.started}
-        self.started, self.seconds = now, {}
-        return times
-
-
-# --- The run ----------------------------------------------------------------------------------------------------
-
-
 class Run:
-    """The directory of one run and everything that is written there.
+    """One run, from its flags to its exit status.
 
-    `checkpoint` is the directory to load the model from when resuming, else None; `saved` is what was passed to
-    `save` then. Raises InputError for a directory that cannot be used and for a run that cannot be resumed.
+    `checkpoint` is the directory to load the model from when resuming, else None; `first_step` is the step to begin
+    with, from 1; `state` is the algorithm's own memory, a dict of plain numbers, strings and lists of them, which every
+    checkpoint holds: empty on a fresh start. Raises InputError for a directory that cannot be used and for a run that
+    cannot be resumed.
     """
 
     def __init__(self, algorithm: str, args: Any):
@@ -183,56 +76,54 @@ class Run:
         ranks.start()
         self.algorithm, self.args = algorithm, args
         self.checkpoint: Path | None = None
-        self.saved: dict = {}
-        self.first_step = 1
+        self.first_step, self.cursor, self.state, self.skipped_in_a_row = 1, 0, {}, 0
+        self.recorded: dict[str, Any] = {}  # args.json of the run that is resumed
+        self.digests: dict[str, Any] = {}
         if args.resume:
             self.directory = Path(args.resume)
+            self._on_first_rank(lambda: lock.check(self.directory))
             self._find_checkpoint()
         else:
-            task = re.sub(r"[^\w=-]+", "-", Path(args.task).stem if "/" in args.task else args.task)
+            task = re.sub(r"[^\w=-]+", "-", Path(args.task).stem if "/" in args.task else args.task)[:40]
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
             name = f"{algorithm}-{task}-s{args.seed}-{stamp}"
             self.directory = Path(ranks.agree(args.output_dir or str(Path("runs") / name)))
             check_writable(self.directory)
-        self.console = Console(highlight=False)
-        self.progress: Progress | None = None
-        self.tracker = None
-        self.latest: dict[str, float] = {}
-        self.steps_logged: list[dict] = []  # the first and the last few, to see what goes wrong
-        self.said: set[str] = set()
-        self.signal: int | None = None
+        self.records = Records(self.directory, args)
+        self.signals: StopSignals | None = None  # from the start on
         self.failure: str | None = None
         self.stopping = False
-        self.unsaved = False  # whether the newest checkpoint could not be written
-        self.curves_are_old = True
-        if args.track:
-            try:
-                import wandb
-            except ImportError:
-                raise InputError("--track needs wandb; pip install wandb") from None
-            self.wandb = wandb
+        self.failed_saves, self.unsaved = 0, ""  # in a row, and why the last one failed
 
     def _find_checkpoint(self) -> None:
-        """Set `checkpoint`, `saved` and `first_step` from the newest checkpoint of the run to resume."""
+        """Set `checkpoint` and what it holds from the newest one of the run to resume."""
         directory, args = self.directory, self.args
-        recorded = read_json(directory / "args.json", args.resume)
+        self.recorded = recorded = read_json(directory / "args.json", args.resume)
         if recorded.get("algorithm") != self.algorithm:
             raise InputError(
                 f"cannot resume {directory}: it is a run of {recorded.get('algorithm')}, not {self.algorithm}; "
                 f"use algos/{recorded.get('algorithm')}.py"
             )
-        changed = [k for k, v in vars(args).items() if k not in MAY_CHANGE and recorded.get(k) != v]
-        if changed:
-            raise InputError(
-                f"cannot resume {directory} with another --{changed[0].replace('_', '-')}; leave that flag out"
-            )
-        found = sorted((directory / "checkpoints").glob("step-*"))
+        # Runs of before digests were recorded know names alone.
+        digests = recorded.get("digests") or {}
+        if not are_digests(digests):
+            raise InputError(f"cannot resume {directory}: args.json is damaged at digests; mend or remove them there")
+        by_content = [name for name, part in BY_CONTENT.items() if digests.get(part)]
+        before = absolute_paths(recorded)
+        changed = [name for name, now in absolute_paths(vars(args)).items() if before.get(name) != now]
+        for name in changed:
+            if name in (*MAY_CHANGE, *by_content):
+                continue
+            raise InputError(f"cannot resume {directory} with another --{name.replace('_', '-')}; leave that flag out")
+        # Over a network file system two ranks may see two newest ones.
+        found = ranks.agree([path.name for path in checkpoints_of(directory)])
         if not found:
             raise InputError(f"cannot resume {directory}: it has no checkpoint; start again without --resume")
-        self.checkpoint = found[-1]
+        self.checkpoint = directory / "checkpoints" / found[-1]
         try:
-            self.saved = torch.load(self.checkpoint / STATE_FILE, weights_only=True)
-            self.first_step = self.saved["step"] + 1
+            saved = torch.load(self.checkpoint / STATE_FILE, weights_only=True)
+            self.first_step, self.cursor = saved["step"] + 1, saved["cursor"]
+            self.state, self.skipped_in_a_row = saved["state"], saved["skipped_in_a_row"]
         except Exception as error:  # unpickling a damaged file can raise almost anything
             raise InputError(
                 f"cannot resume {directory}: {self.checkpoint.name}/{STATE_FILE} is missing or damaged "
@@ -251,52 +142,126 @@ class Run:
         self._doubt()
         raise SystemExit
 
-    def start(self) -> None:
-        """Create the directory, or cut a resumed run's records back to its checkpoint; begin to watch for signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-        if ranks.rank() > 0:  # one process writes
-            return
-        try:
-            (self.directory / "checkpoints").mkdir(parents=True, exist_ok=self.checkpoint is not None)
-        except OSError as error:
-            place = f"--output-dir {self.directory}"
-            raise InputError(f"{place} cannot be created ({error.strerror}); use another place") from None
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self.directory / name
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if is_record(line) and json.loads(line)["step"] < self.first_step]
-            write_whole(path, "".join(f"{line}\n" for line in kept))
-            if name == "metrics.jsonl":
-                self.steps_logged = [json.loads(line) for line in kept if "rollout/reward" in line]
-        arguments = {"algorithm": self.algorithm} | dataclasses.asdict(self.args)
-        self._doubt()
-        write_whole(self.directory / "args.json", json.dumps(arguments, indent=2) + "\n")
-        write_whole(self.directory / "env.json", json.dumps(environment(), indent=2) + "\n")
-        if self.args.track:
-            # Without an account wandb would stop to ask for one: record offline then, for `wandb sync` later.
-            known = os.environ.get("WANDB_MODE") or self.wandb.login(prompt=False)
-            self.tracker = self.wandb.init(
-                project=self.args.wandb_project_name,
-                name=self.directory.name,
-                id=self.directory.name,
-                resume="allow",
-                dir=str(self.directory),
-                config=arguments,
-                mode=None if known else "offline",
-            )
-        if self.console.is_terminal:
-            columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-            self.progress = Progress(*columns, console=self.console)
-            self.progress.start()
-            atexit.register(self.progress.stop)  # shows the cursor again, however the process ends
-            self.bar = self.progress.add_task("", total=self.args.num_steps, completed=self.first_step - 1)
+    def check_data(self, train: Sequence[Problem], evaluation: Sequence[Problem]) -> None:
+        """Take down what the run learns from and is judged by; raises InputError if a resumed run's are others."""
+        self.digests |= {"train": digest_problems(train), "eval": digest_problems(evaluation)}
+        self._refuse_other()
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        if self.signal is not None:  # asked twice: stop now
-            raise SystemExit(128 + number)
-        self.signal = number
-        self.print(f"{signal.Signals(number).name}: finishing this step, then saving (again to stop at once)")
+    def _refuse_other(self) -> None:
+        before, now = absolute_paths(self.recorded or vars(self.args)), absolute_paths(vars(self.args))
+        is_other = {name: before.get(name) != now[name] for name in BY_CONTENT}
+        # What is evaluated on is taken out of what is trained on.
+        train = "eval_task" if is_other["eval_task"] and not is_other["task"] else "task"
+        evaluation = "eval_task" if self.args.eval_task or is_other["eval_task"] else "task"
+        flags = {"train": train, "eval": evaluation, "model": "model"}
+        named = {part: (name.replace("_", "-"), is_other[name]) for part, name in flags.items()}
+        refuse_other(self.directory, self.recorded.get("digests") or {}, self.digests, named)
+
+    def start(self, policy: Any, stream: Any, extra: Mapping[str, Any] = {}) -> None:
+        """Create the directory, or cut a resumed run's records back to its checkpoint; begin to watch for signals.
+
+        `policy`, the stream of problems and the further models by name are what `save` saves; of a fresh run they are
+        saved once for trial. On a resume the stream and the further models are set to where the checkpoint has them;
+        the policy has been restored before. Raises InputError for a directory that cannot be created or is another
+        process's, and for what cannot be saved.
+        """
+        self.policy, self.stream, self.extra = policy, stream, extra
+        stream.cursor = self.cursor
+        self._on_first_rank(self._take_down_model)
+        if self.checkpoint:
+            for name, model in extra.items():
+                model.restore_state(self.checkpoint / "extra" / name)
+        self._on_first_rank(self._take_directory)
+        self.directory = self.records.directory = Path(ranks.agree(str(self.directory)))
+        try:
+            if not self.checkpoint:
+                self._try_to_save()
+            self.signals = StopSignals(self._say_signal)  # before there is anything that a run is resumed from
+            self._on_first_rank(self._start_records)
+        except BaseException:  # also Ctrl-C
+            if self.signals:
+                self.signals.close()
+            if not self.checkpoint and ranks.rank() == 0:
+                self._take_away_directory()
+            raise
+        self._doubt()
+
+    def _on_first_rank(self, act: Callable[[], object]) -> None:
+        """Call it on the first rank; what it refuses all ranks refuse."""
+        refusal = None
+        if ranks.rank() == 0:
+            try:
+                act()
+            except InputError as error:
+                refusal = str(error)
+        if refusal := ranks.agree(refusal):
+            raise InputError(refusal)
+
+    def _take_down_model(self) -> None:
+        self.digests |= {"model": digest_model(self.args.model)}
+        self._refuse_other()
+
+    def _take_directory(self) -> None:
+        """Create it, under a name that no other run has taken if it may be any, and be the only one to write there."""
+        self.made: list[Path] = []  # what was not there before
+        wanted = self.directory
+        for number in itertools.count(2):
+            missing = [
+                path for path in [self.directory, *self.directory.absolute().parents] if not os.path.exists(path)
+            ]
+            try:
+                self.directory.mkdir(parents=True, exist_ok=bool(self.args.output_dir or self.checkpoint))
+                self.made = missing
+                break
+            except FileExistsError:
+                if self.args.output_dir:  # a link to nowhere
+                    raise InputError(f"--output-dir {self.directory} is no directory; use another place") from None
+                self.directory = wanted.with_name(f"{wanted.name}-{number}")
+            except OSError as error:
+                place = f"--output-dir {self.directory}"
+                raise InputError(f"{place} cannot be created ({error.strerror}); use another place") from None
+        try:
+            lock.take(self.directory)
+            if self.checkpoint:
+                newest = next(reversed(checkpoints_of(self.directory)), None)
+                if newest != self.checkpoint:
+                    raise InputError(
+                        f"cannot resume {self.directory}: another process has just gone on with it; start again"
+                    )
+                return
+            if (self.directory / "args.json").exists():
+                raise InputError(f"--output-dir {self.directory} already holds a run by now; use another name")
+            (self.directory / "checkpoints").mkdir(exist_ok=True)  # a process that was killed may have left it
+        except OSError as error:
+            raise InputError(
+                f"--output-dir {self.directory} cannot be written ({error.strerror}); use another place"
+            ) from None
+
+    def _take_away_directory(self) -> None:
+        """Of a run that could not start nothing is left."""
+        lock.release()
+        ours = [self.directory] if self.made else [self.directory / name for name in ("checkpoints", "wandb")]
+        for path in ours:
+            shutil.rmtree(path, ignore_errors=True)
+        for path in [*(self.directory / name for name in (*self.records.whole, *self.records.waiting)), *self.made]:
+            with suppress(OSError):
+                path.rmdir() if path in self.made else path.unlink()
+
+    def _start_records(self) -> None:
+        arguments = {"algorithm": self.algorithm} | absolute_paths(dataclasses.asdict(self.args))
+        self.records.start(arguments | {"digests": self.digests}, self.first_step)
+
+    def _say_signal(self, number: int) -> None:
+        text = f"{signal.Signals(number).name}: finishing this step, then saving (again to stop at once)"
+        if ranks.launched():
+            text += "; torchrun kills its workers after 30 s, or after its --shutdown-timeout"
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line above the progress bar; on the terminal also when the reader of standard output is gone."""
+        self.records.print(text)
+        if terminal.out.lost and ranks.rank() == 0:
+            terminal.say_aside(text)
 
     def steps(self) -> Iterator[int]:
         """Step numbers, 1-based, until the last one or until `ends` has said that this one is."""
@@ -305,211 +270,153 @@ class Run:
             if self.stopping:
                 return
 
-    def due(self, every: int, step: int) -> bool:
-        """Whether something done every so many steps (0: never) is due: also at the end, and before step 1 (step 0)."""
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due: every `eval_every` steps (0: never), at the planned end, and as step 0.
+
+        Step 0 is before the first step; a run that goes on from a checkpoint has had it.
+        """
+        return not (step == 0 and self.checkpoint) and self._due(self.args.eval_every, step)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due: every `save_every` steps, and where the run `ends`. Ask once a step."""
+        return self.ends(step) or self._due(self.args.save_every, step)
+
+    def _due(self, every: int, step: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.args.num_steps)
+
+    def ends(self, step: int) -> bool:
+        """Whether this step is the last, by plan, signal or failure. All ranks ask together."""
+        # It may have come to one rank alone; one that comes while the ranks talk is for the next step.
+        if asked := ranks.largest(self.signals.number or 0):
+            self.signals.ask(asked)
+        self.stopping = asked > 0 or self.failure is not None
+        return self.stopping or step == self.args.num_steps
 
     def fail(self, reason: str) -> None:
         """End the run after this step and a checkpoint, with this reason and exit status 1."""
         self.failure = reason
 
+    def count_update(self, grad_norm: float) -> None:
+        """Count updates in a row that were skipped, as a norm that is not finite tells; the third one ends the run."""
+        if math.isfinite(grad_norm):
+            self.skipped_in_a_row = 0
+            return
+        self.skipped_in_a_row += 1
+        warn_once("skipped an update without a finite loss or gradient; see policy/skipped_updates")
+        if self.skipped_in_a_row >= 3:
+            self.fail("three updates in a row had no finite loss or gradient; try a lower --learning-rate")
+
     # --- Records ---
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl and show the dense line; numbers that do not exist (no data) become null."""
-        if ranks.rank() > 0:
-            return
-        clean = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        append_line(self.directory / "metrics.jsonl", {"step": step} | clean)
-        if self.tracker:
-            self.tracker.log({k: v for k, v in clean.items() if v is not None}, step=step)
-        self.latest |= {k: v for k, v in clean.items() if v is not None}
-        line = dense_line(self.latest)
-        if self.progress:
-            self.progress.update(self.bar, completed=step, description=line)
-        else:
-            self.print(f"step {step}/{self.args.num_steps}  {line}")
-        if "rollout/reward" in clean:
-            self.steps_logged = [*self.steps_logged[:1], *self.steps_logged[1:][-LONG:], clean]
-            for name, text in findings(self.steps_logged, vars(self.args)).items():
-                if name not in self.said:
-                    self.said.add(name)
-                    self.print(f"warning: {text}")
-        self.curves_are_old = not any(key.startswith("eval/") for key in clean)
-        if not self.curves_are_old:
-            self._draw_curves()
-            if self.progress:
-                self.print(f"step {step}  {line}")
+        """Write and show the metrics of a step; numbers that do not exist (no data) become null."""
+        self.records.log(step, metrics)
 
-    def introduce(self, policy: Any, samples: list) -> None:
+    def log_samples(self, step: int, samples: list, batch: dict) -> None:
+        """Write a few of the step's responses."""
+        self.records.log_samples(step, samples, batch)
+
+    def show_first_step(self, samples: list) -> None:
         """Show the arithmetic of a step, and one prompt as the model reads it with one response to it, to the token."""
-        args, sample = self.args, samples[0]
-        rows, updates = args.num_prompts * args.num_generations, args.num_minibatches * args.update_epochs
-        self.print(
-            f"a step: {args.num_prompts} prompts x {args.num_generations} responses = {rows} rows; "
-            f"{updates} updates of {rows // args.num_minibatches} rows"
-        )
-        whole = policy.tokenizer.decode(sample.prompt_ids + sample.response.token_ids)
-        split = len(policy.tokenizer.decode(sample.prompt_ids))
-        ends = " or ".join(map(repr, policy.tokenizer.convert_ids_to_tokens(policy.end_ids)))
-        self.print(f"a response ends with {ends}, or after {args.max_response_length} tokens")
-        self.print(f"prompt ({len(sample.prompt_ids)} tokens): {whole[:split]!r}")
-        self.print(f"response ({len(sample.response.token_ids)} tokens, {sample.verdict.reason}): {whole[split:]!r}")
-
-    def log_samples(self, step: int, samples: list, batch: dict, most: int = 4) -> None:
-        """Append a few of the step's responses to samples.jsonl, spread over its prompts."""
-        if ranks.rank() > 0:
-            return
-        means = (batch["entropy"] * batch["mask"]).sum(1) / batch["mask"].sum(1)
-        for row in range(0, len(samples), max(1, math.ceil(len(samples) / most))):
-            sample = samples[row]
-            record = {
-                "step": step,
-                "prompt": sample.problem.prompt,
-                "response": sample.text,
-                "gold": sample.problem.answer,
-                "answer": sample.verdict.answer,
-                "reward": sample.verdict.reward,
-                "reason": sample.verdict.reason,
-                "length": len(sample.response.token_ids),
-                "truncated": sample.response.truncated,
-                "entropy": means[row].item() if means[row].isfinite() else None,
-            }
-            append_line(self.directory / "samples.jsonl", record)
-
-    def _draw_curves(self) -> None:
-        draw_curves(self.directory / "metrics.jsonl", self.directory / "curves.png", self.directory.name)
-
-    def print(self, text: str) -> None:
-        """A line above the progress bar, if there is one; from the first rank only."""
-        if ranks.rank() > 0:
-            return
-        (self.progress.console if self.progress else self.console).print(text, soft_wrap=True, markup=False)
+        self.records.show_first_step(self.policy, samples)
 
     # --- Checkpoints ---
 
-    def save(self, step: int, policy: Any, state: dict) -> None:
+    def save(self, step: int) -> None:
         """Write checkpoints/step-NNNNNN, whole or not at all, and keep the last two. All ranks call it together.
 
-        `state` is anything torch.load(weights_only=True) reads back; the step is added. If it cannot be written (disk
-        full) the previous checkpoint stays and the run goes on with a warning.
+        If it cannot be written (disk full) the previous checkpoint stays and the run goes on with a warning.
         """
         final = self.directory / "checkpoints" / f"step-{step:06d}"
-        partial = final.with_name(f".{final.name}.partial")
-        if ranks.agree(final.exists()):
+        unfinished = final.with_name(f".{final.name}.partial")
+        if ranks.agree(os.path.exists(final)):
             return
         first = ranks.rank() == 0
         if first:
-            shutil.rmtree(partial, ignore_errors=True)
-
-        def write_state() -> None:
-            if first:
-                torch.save(state | {"step": step}, partial / STATE_FILE)
-                for path in [*partial.rglob("*"), partial]:
-                    sync_to_disk(path)
-                os.replace(partial, final)
-
+            shutil.rmtree(unfinished, ignore_errors=True)
+        parts = [partial(self.policy.save, unfinished), partial(self.policy.save_optimizer, unfinished)]
+        parts += [partial(model.save_state, unfinished / "extra" / name) for name, model in self.extra.items()]
+        parts += [partial(self._save_own, step, unfinished, final)]
         # Each part ends on all ranks before the next begins, or none of them goes on.
-        for write in (lambda: policy.save(partial), lambda: policy.save_optimizer(partial), write_state):
-            error = None
-            try:
-                write()
-            except Exception as caught:  # the writers raise different types when a disk is full
-                error = caught
-            errors = list(filter(None, ranks.gather([error and f"{type(error).__name__}: {error}"])))
-            self.unsaved = bool(errors)
-            if errors:
-                if first:
-                    shutil.rmtree(partial, ignore_errors=True)
-                self.print(f"warning: no checkpoint at step {step}, the previous one is kept ({errors[0]})")
-                return
+        self.unsaved = next(filter(None, map(ranks.first_error, parts)), "")
+        self.failed_saves = self.failed_saves + 1 if self.unsaved else 0
+        if self.unsaved:
+            kept = "the previous one is kept" if self.newest_checkpoint() else "and there is none before"
+            self.records.print(f"warning: no checkpoint at step {step}, {kept} ({self.unsaved})")
+        if self.failed_saves >= FAILED_SAVES:
+            self.fail(f"{FAILED_SAVES} checkpoints in a row could not be written to {self.directory}: {self._why()}")
+            self.stopping = True
         if first:
-            for old in sorted(final.parent.glob("step-*"))[:-2]:
-                shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            with suppress(OSError):
+                for old in checkpoints_of(self.directory)[:-2]:
+                    shutil.rmtree(old, ignore_errors=True)
 
-    def ends(self, step: int) -> bool:
-        """Whether this step is the last, by plan, signal or failure. Ask once a step, before the checkpoint."""
-        self.signal = ranks.most(self.signal or 0) or None  # it may have come to one rank alone
-        self.stopping = self.signal is not None or self.failure is not None
-        return self.stopping or step == self.args.num_steps
+    def newest_checkpoint(self) -> Path | None:
+        with suppress(OSError):
+            return next(reversed(checkpoints_of(self.directory)), None)
+        return None
+
+    def _why(self) -> str:
+        """Why the last checkpoint could not be written, and what to do about it."""
+        is_full = any(os.strerror(number) in self.unsaved for number in FULL)
+        return self.unsaved + ("; free some space there" if is_full else "")
+
+    def _try_to_save(self) -> None:
+        """Write model, tokenizer and state once and take them away again: what cannot be saved is found out now.
+
+        The optimiser's state and further models are tensors by name, which can only fail as these do.
+        """
+        trial = self.directory / "checkpoints" / ".trial.partial"
+        if ranks.rank() == 0:
+            shutil.rmtree(trial, ignore_errors=True)
+        parts = partial(self.policy.save, trial), partial(self._write_own, 0, trial)
+        self.unsaved = next(filter(None, map(ranks.first_error, parts)), "")
+        if ranks.rank() == 0:
+            shutil.rmtree(trial, ignore_errors=True)
+        if self.unsaved:
+            raise InputError(
+                f"a checkpoint cannot be written to {self.directory} ({self._why()}); change --model or --output-dir"
+            )
+
+    def _save_own(self, step: int, unfinished: Path, final: Path) -> None:
+        """Write what `_find_checkpoint` reads, and give the directory its final name once all of it is on the disk."""
+        if ranks.rank() > 0:
+            return
+        self._write_own(step, unfinished)
+        for path in [*unfinished.rglob("*"), unfinished]:
+            sync_to_disk(path)
+        os.replace(unfinished, final)
+
+    def _write_own(self, step: int, directory: Path) -> None:
+        if ranks.rank() == 0:
+            own = {"cursor": self.stream.cursor, "state": self.state, "skipped_in_a_row": self.skipped_in_a_row}
+            torch.save(own | {"step": step}, directory / STATE_FILE)
 
     def finish(self) -> None:
-        """Draw the curves and leave: returns after the last step, exits 1 after `fail`, 130 or 143 after a signal."""
+        """Draw the curves and leave: returns after the last step, exits 1 after `fail`, 128 + n after signal n."""
         ranks.stop()
-        if self.progress:
-            self.progress.stop()
-        if self.curves_are_old and ranks.rank() == 0:
-            self._draw_curves()
-        if self.tracker:
-            self.tracker.finish()
-        self.print(f"{self.directory}: metrics.jsonl, samples.jsonl, curves.png, checkpoints/")
-        if self.unsaved and self.failure is None:
-            self.failure = f"the last checkpoint could not be written to {self.directory}; free some space there"
+        lost = self.records.finish()
+        if self.failure is None and self.unsaved:
+            self.failure = f"the last checkpoint could not be written to {self.directory}: {self._why()}"
+        if self.failure is None and lost:
+            self.failure = f"{lost} could not be written; the checkpoints are whole"
+        number = self.signals.number
+        if self.failure is None and number is not None:
+            self.say(f"stopped; go on with --resume {self.directory}")
+        lock.release()
+        self.signals.close()
         if self.failure is not None:
             if ranks.rank() == 0:
-                print(f"error: {self.failure}", file=sys.stderr)
+                terminal.warn(f"error: {self.failure}")
             raise SystemExit(1)
-        if self.signal is not None:
-            self.print(f"stopped; go on with --resume {self.directory}")
-            raise SystemExit(128 + self.signal)
+        if number is not None:
+            raise SystemExit(128 + number)
 
 
-# --- Small things -----------------------------------------------------------------------------------------------
-
-
-def dense_line(latest: dict[str, float]) -> str:
-    """Reward, entropy, length and the latest pass rates; no loss, whose value says nothing."""
-    parts = []
-    for name, key, digits in (
-        ("reward", "rollout/reward", 3),
-        ("entropy", "policy/entropy", 3),
-        ("length", "rollout/response_length", 1),
-    ):
-        if key in latest:
-            parts.append(f"{name} {latest[key]:.{digits}f}")
-    rates = {int(k.partition("@")[2]): v for k, v in latest.items() if re.fullmatch(r"eval/pass@\d+", k)}
-    parts += [f"pass@{k} {rates[k]:.3f}" for k in sorted({min(rates), max(rates)} if rates else ())]
-    return "  ".join(parts)
-
-
-def environment() -> dict:
-    """Versions, device, commit and command: what one needs to run this again."""
-    root = Path(__file__).resolve().parents[1]
-    command = ["git", "-C", root, "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    return {
-        "command": [sys.executable, *sys.argv],
-        "commit": commit or None,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "vllm": sys.modules["vllm"].__version__ if "vllm" in sys.modules else None,  # where it samples
-        "threads": torch.get_num_threads(),
-        "machine": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-    }
-
-
-def is_record(line: str) -> bool:
-    """Whether a line is whole: a killed run may leave half of one behind."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and "step" in record
-
-
-def append_line(path: Path, record: dict) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old text or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def checkpoints_of(directory: Path) -> list[Path]:
+    """Those of a run, in the order of their steps: past a million that of their names is another."""
+    return sorted((directory / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
 
 
 def sync_to_disk(path: Path) -> None:

@@ -7,8 +7,9 @@ all ranks make the same number of passes; one that has fewer rows runs a single 
 What an algorithm sees is the same as with one process: whole (B, T) tensors, on every rank.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -18,11 +19,12 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from common import ranks
-from common.policy import Pass, Policy, decoder_layers, final_hidden, load_model
-from common.vocabulary import vocabulary_backward, vocabulary_score
+from common.packing import pack
+from common.passes import Pass, TokenModel, decoder_layers
+from common.policy import Policy
+from common.vocabulary import Statistic, vocabulary_backward
 
 
 class VocabularyGradient(torch.autograd.Function):
@@ -36,7 +38,7 @@ class VocabularyGradient(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         grad_hidden = vocabulary_backward(
-            hidden, weight, bias, targets, grad_logprobs, grad_entropy, *how[:2], grad_weight, grad_bias, how[2]
+            hidden, weight, bias, targets, grad_logprobs, grad_entropy, *how, grad_weight, grad_bias
         )
         grad_bias = None if bias is None else grad_bias.to(bias.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias)
@@ -47,96 +49,98 @@ class VocabularyGradient(torch.autograd.Function):
         return (*(None if g is None else g * grad for g in ctx.saved_tensors), *[None] * 6)
 
 
-class TokenModel(nn.Module):
-    """What is sharded as one: the causal LM from token ids to the log-probabilities of chosen tokens."""
+class ShardedTokenModel(TokenModel):
+    """What is sharded as one. The head's gradient is handed to autograd, which sums it over ranks."""
 
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, part: Pass, gradients: tuple[Tensor, Tensor | None] | None, *how):
-        """(log-probabilities, entropies) of a pass; or, given their gradients, what to call `backward` on."""
-        hidden = final_hidden(self.model, part)
-        head = self.model.get_output_embeddings()
-        if gradients is None:
-            return vocabulary_score(hidden, head.weight, head.bias, part.targets, *how)
-        return VocabularyGradient.apply(hidden, head.weight, head.bias, part.targets, *gradients, *how)
+    def inject(self, hidden: Tensor, head: nn.Linear, targets: Tensor, gradients: tuple, how: tuple) -> Tensor:
+        return VocabularyGradient.apply(hidden, head.weight, head.bias, targets, *gradients, *how)
 
 
 class ShardedPolicy(Policy):
     """`Policy` for several ranks: the same methods, called by all of them with the same arguments."""
 
-    @staticmethod
-    def _load_model(name: str) -> PreTrainedModel:
-        return Policy._load_model(name) if ranks.rank() == 0 else empty_model(name)
+    token_model = ShardedTokenModel
 
-    def _place(self, model: PreTrainedModel) -> PreTrainedModel:
+    # --- Placing ---
+
+    def _place(self, root: TokenModel) -> TokenModel:
         """Cut the model into shards. Only the first rank's has weights; the others get their shards from it."""
-        weights = model.state_dict() if ranks.rank() == 0 else {}
-        buffers = dict(model.named_buffers())
-        model = model.to("meta")
-        model.tie_weights()
-        self._prepare_layers(model)
+        weights = root.model.state_dict() if ranks.rank() == 0 else {}
+        buffers = dict(root.model.named_buffers())
+        root = self._place_empty(root.to("meta"))
+        self._take_weights(root.model, weights)
+        for name, buffer in root.model.named_buffers():  # of rotary embeddings: no state dict has them
+            if ranks.rank() == 0:
+                buffer.copy_(buffers[name])
+            dist.broadcast(buffer, 0)
+        return root
+
+    def _place_empty(self, root: TokenModel) -> TokenModel:
+        root.model.tie_weights()
+        self._prepare_layers(root.model)
         mesh = init_device_mesh(self.device.type, (ranks.world_size(),))
         shard = partial(fully_shard, mesh=mesh, reshard_after_forward=True)
         if self.dtype != torch.float32:
             mixed = MixedPrecisionPolicy(self.dtype, torch.float32, cast_forward_inputs=False)
             shard = partial(shard, mp_policy=mixed)
-        for layer in decoder_layers(model):
+        for layer in decoder_layers(root.model):
             shard(layer)
-        self.root = shard(TokenModel(model))  # embedding and head stay together: they may be the same tensor
-        self.root.to_empty(device=self.device)
-        self._take_weights(model, weights)
-        for name, buffer in model.named_buffers():  # of rotary embeddings: no state dict has them
-            if ranks.rank() == 0:
-                buffer.copy_(buffers[name])
-            dist.broadcast(buffer, 0)
-        return model
+        shard(root)  # embedding and head stay together: they may be the same tensor
+        root.to_empty(device=self.device)
+        return root
 
-    def _take_weights(self, model: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    def _take_weights(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
         """Cut the first rank's whole weights into everybody's shards."""
         set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
 
+    # --- Passes ---
+
+    def _passes(self, batch: dict, needed: Tensor) -> Iterator[Pass]:
+        """This rank's passes, then as many idle ones as another rank has more.
+
+        Which rows run where follows from what is needed, and that from gradients that ranks work out for themselves:
+        processors of two kinds may disagree on a last bit, and then the first rank's word counts. Ends the process
+        where not even the batches are the same.
+        """
+        tokens = [batch[key] for key in ("prompt_mask", "mask", "prompt_ids")]
+        about_batch, about_needed = digest(*tokens), digest(needed)
+        found = ranks.gather([(about_batch, about_needed)])
+        if len({about for about, _ in found}) > 1:
+            raise SystemExit("error: the ranks hold different batches; give all of them the same files and libraries")
+        if len(set(found)) > 1:
+            needed = ranks.agree(needed)
+        own = list(super()._passes(batch, needed))
+        idle = ranks.largest(len(own)) - len(own)  # asked first: in a pass, ranks wait for each other
+        yield from own
+        for _ in range(idle):
+            yield idle_pass(self.packing).to(self.device)
+
     def _cut(self, sizes: list[int]) -> list[list[int]]:
-        """This rank's passes: rows go, longest first, to the rank with the fewest tokens; [] is a pass of no weight."""
-        parts: list[list[int]] = [[0] * len(sizes) for _ in range(ranks.world_size())]
-        loads = [0] * len(parts)
+        """This rank's rows alone: they go, longest first, to the rank with the fewest tokens."""
+        mine, loads = [0] * len(sizes), [0] * ranks.world_size()
         for row in sorted(range(len(sizes)), key=lambda row: -sizes[row]):
             lightest = loads.index(min(loads))
-            parts[lightest][row] = sizes[row]
             loads[lightest] += sizes[row]
-        passes = [super(ShardedPolicy, self)._cut(part) for part in parts]
-        return passes[ranks.rank()] + [[]] * (max(map(len, passes)) - len(passes[ranks.rank()]))
+            if lightest == ranks.rank():
+                mine[row] = sizes[row]
+        return super()._cut(mine)
 
-    def score(self, batch: dict, graph_rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As with one process, but that no graph is kept: it would hold on to gathered weights."""
-        parts = super().score(batch)
-        return tuple(ranks.sum_of(part, self.device) for part in parts)
+    def score(
+        self, batch: dict, rows: Tensor | None = None, also: Sequence[Statistic] = ()
+    ) -> tuple[Tensor, Tensor, *tuple[Tensor, ...]]:
+        """As with one process, but that no graph is kept."""
+        return tuple(ranks.sum_of(part, self.device) for part in super().score(batch, None, also))
 
-    def _values(self, part: Pass, hidden: None = None) -> tuple[Tensor, Tensor]:
-        return self.root(part, None, self.temperature, self.chunk, self.compiled)
-
-    def _backward(self, part: Pass, grad_logprobs: Tensor, grad_entropy: Tensor | None, hidden: None = None) -> None:
+    def backward(self, batch: dict, *gradients: Tensor | None) -> None:
         # Gradients are averaged over ranks, and those of a loss over the whole minibatch have to be added.
-        gradients = (
-            grad_logprobs[part.tokens] * ranks.world_size(),
-            None if grad_entropy is None else grad_entropy[part.tokens] * ranks.world_size(),
-        )
-        self.root(part, gradients, self.temperature, self.chunk, self.compiled).backward()
+        super().backward(batch, *(None if g is None else g * ranks.world_size() for g in gradients))
 
-    def weights(self):
+    # --- Whole weights ---
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and whole tensor of each parameter, one at a time; all ranks must go through all of them."""
         for name, tensor in self.model.state_dict().items():
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-    def frozen_copy(self) -> "ShardedPolicy":
-        """A reference policy: the model as it was loaded, without gradients."""
-        how = {"temperature": self.temperature, "packing": self.packing}
-        reference = type(self).load(self.name, device=self.device.type, **how)
-        reference.micro_batch_tokens = self.micro_batch_tokens
-        reference.optimizer = None
-        reference.model.requires_grad_(False)
-        return reference
 
     def save(self, directory: Path) -> None:
         """The first rank writes model and tokenizer as Hugging Face files."""
@@ -150,13 +154,19 @@ class ShardedPolicy(Policy):
             self.tokenizer.save_pretrained(directory)
 
     def _restore_weights(self, directory: Path) -> None:
-        self._take_weights(self.model, load_model(str(directory)).state_dict() if ranks.rank() == 0 else {})
+        self._take_weights(self.model, self._read_model(directory) if ranks.rank() == 0 else {})
 
 
-def empty_model(name: str) -> PreTrainedModel:
-    """The model of a directory or hub id without its weights."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name), dtype=torch.float32)
-    with suppress(OSError):  # a model may have none
-        model.generation_config = GenerationConfig.from_pretrained(name)
-    return model.eval()
+def digest(*tensors: Tensor) -> bytes:
+    """The same on two ranks if their tensors on the CPU are."""
+    found = blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(repr(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return found.digest()
+
+
+def idle_pass(packing: bool) -> Pass:
+    """A single token of which nothing is wanted: because weights are gathered from everybody, nobody may stay away."""
+    ids, none = torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    ids, in_pass, layout = pack(ids, [1], (none, none)) if packing else (ids, (none, none), {})
+    return Pass(ids, layout, (none, none), in_pass, none)

@@ -15,10 +15,11 @@ import re
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,10 +29,13 @@ from types import ModuleType
 from pebble import ProcessExpired, ProcessPool
 
 from common import gym, ranks
-from common.maths import MAX_LENGTH, compare, compare_forms, final_answer, find_answer, symbolic
-from common.tasks import Problem
+from common.maths import MAX_LENGTH, compare, compare_forms, final_answer, find_answer, number, same_reading, symbolic
+from common.problems import Problem
+from common.spelling import normalise, plain, split_unit, undecorated
 
+MAX_WORDS = 10_000  # characters of an answer in words or in steps
 UNDECIDED = "undecided"  # until a worker process has been asked; never leaves this file
+HONEST_SECONDS = 0.05  # of a worker, for a comparison that does not hang: several times what most take
 MEMORY_LIMIT = 4 * 2**30  # bytes of address space for one worker
 Question = tuple[Callable[..., bool], tuple[str, ...]]  # for a worker: a function and what it is asked about
 
@@ -81,15 +85,36 @@ def countdown_result(text: str) -> tuple[Counter, int] | None:
 
 def check_countdown(text: str, gold: str) -> tuple[bool, str | None]:
     """Same numbers, each used once, and the same final result as the gold steps. The answer is that result."""
-    steps = final_answer(text)
-    found = countdown_result(steps) if steps is not None and len(steps) < 10_000 else None
+    steps, marked = find_answer(text)
+    if steps is None or len(steps) >= MAX_WORDS:
+        return False, None
+    found = countdown_result(undecorated(steps) if marked else steps)
     return found is not None and found == countdown_result(gold), None if found is None else str(found[1])
 
 
+VERB = re.compile(r"\b(?:is|are|equals)\b:?[ \t]+")
+
+
+def conclusion(text: str) -> str:
+    """What the last line comes to, "28 + 13 = 41." or "The sum is 41.": behind its last "=", or its last "is"."""
+    line = text.rstrip().rpartition("\n")[2]
+    *_, value = line.rpartition("=") if "=" in line else VERB.split(line)
+    return (line.isprintable() and value.strip()) or text
+
+
 def check_exact(text: str, gold: str) -> tuple[bool, str | None]:
-    """The same words, white space aside."""
-    answer = final_answer(text)
-    return answer is not None and answer.split() == gold.split(), answer
+    """The same words, white space, commas between them and decoration aside.
+
+    A text without a mark is an answer as a whole, or else by what its last line comes to.
+    """
+    answer, marked = find_answer(text)
+    if answer is None or answer.split() == gold.split():
+        return answer is not None, answer
+    answer = answer if marked else conclusion(answer)
+    if len(answer) > MAX_WORDS:
+        return False, answer
+    words = re.split(r"[\s,;]+", plain(answer))
+    return words == gold.split() or normalise(answer) == gold, answer
 
 
 def check_math(text: str, gold: str) -> tuple[bool | None, str | None]:
@@ -180,6 +205,19 @@ def question(problem: Problem, answer: str) -> Question:
     return symbolic, (answer, final_answer(problem.answer))
 
 
+DIGITS = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")  # what has one reading
+
+
+def gold_question(gold: str) -> Question | bool:
+    """Whether a mathematical gold answer can be verified, or what a worker is asked to find out."""
+    text = normalise(gold)
+    right = compare_forms(text, text)
+    if right is None:
+        return symbolic, (gold, gold)
+    number_beyond_doubt = DIGITS.fullmatch(text) or number(split_unit(text)[0]) is None
+    return right if number_beyond_doubt else (same_reading, (gold,))
+
+
 def stop_pool(pool: ProcessPool) -> None:
     pool.stop()
     pool.join()
@@ -187,6 +225,9 @@ def stop_pool(pool: ProcessPool) -> None:
 
 class Verifier:
     """Checks responses. `timeout` is the most seconds that one comparison may take; then its worker is killed.
+
+    `ceiling` is the most seconds that the comparisons of one call may take beyond what so many take when none hangs;
+    those that are open then count as timed out, and a line says so.
 
     Worker processes (`workers`; default: one per core that this rank has, at most 8) start at the first pair that exact
     arithmetic cannot decide, and stop on `close`, at the end of a `with` block, or with this process, however it ends.
@@ -196,10 +237,18 @@ class Verifier:
     (seed, problem, position, response), so that a resumed run repeats it. The reason still says what is right.
     """
 
-    def __init__(self, reward_mode: str = "verifier", seed: int = 0, timeout: float = 5.0, workers: int | None = None):
+    def __init__(
+        self,
+        reward_mode: str = "verifier",
+        seed: int = 0,
+        timeout: float = 5.0,
+        workers: int | None = None,
+        ceiling: float = 30.0,
+    ):
         self.reward_mode = reward_mode
         self.seed = seed
         self.timeout = timeout
+        self.ceiling = ceiling
         self.workers = workers or max(1, min((os.cpu_count() or 1) // ranks.on_this_machine(), 8))
         self._pool: ProcessPool | None = None
         self._with_gym = False  # whether its workers have reasoning-gym at hand
@@ -232,7 +281,7 @@ class Verifier:
             for i, (verdict, (problem, _)) in enumerate(zip(verdicts, pairs, strict=True))
             if verdict.reason == UNDECIDED
         }
-        reasons = self._settle(questions.values())
+        reasons = self._settle(questions.values(), ceiling=True)
         for i, asked in questions.items():
             verdicts[i] = Verdict(float(reasons[asked] == "match"), reasons[asked], verdicts[i].answer)
         if self.reward_mode == "verifier":
@@ -246,16 +295,29 @@ class Verifier:
     def verifiable(self, problems: Sequence[Problem]) -> list[bool]:
         """Which gold answers can be verified: a perfect answer, even if written differently, would be right.
 
-        A mathematical gold must be a number, words, or something that math-verify reads and finds equal to itself;
-        that it equals itself as text says nothing. Others must pass their own checker.
+        A mathematical gold must be a number that math-verify reads as the same number or not at all, words, or
+        something that math-verify reads and finds equal to itself; that it equals itself as text says nothing. Others
+        must pass their own checker.
         """
         golds = [final_answer(p.answer) if p.kind == "math" else None for p in problems]
-        known = {gold: compare_forms(gold, gold) for gold in golds if gold and len(gold) <= MAX_LENGTH}
-        reasons = self._settle((symbolic, (gold, gold)) for gold, right in known.items() if right is None)
+        questions = {gold: gold_question(gold) for gold in dict.fromkeys(golds) if gold and len(gold) <= MAX_LENGTH}
+        reasons = self._settle(asked for asked in questions.values() if isinstance(asked, tuple))
+        two_ways = [
+            gold
+            for gold, asked in questions.items()
+            if isinstance(asked, tuple) and asked[0] is same_reading and reasons[asked] == "mismatch"
+        ]
+        if two_ways:
+            examples = ", ".join(map(repr, two_ways[:3]))
+            ranks.say(f"{len(two_ways):,} gold answers are numbers to us and others to math-verify: {examples}")
+        read = {
+            gold: asked
+            if isinstance(asked, bool)
+            else reasons[asked] == "match" or (asked[0] is same_reading and gold not in two_ways)
+            for gold, asked in questions.items()
+        }
         return [
-            (known.get(gold) or reasons.get((symbolic, (gold, gold))) == "match")
-            if p.kind == "math"
-            else self._check(p, p.answer).reward == 1
+            read.get(gold, False) if p.kind == "math" else self._check(p, p.answer).reward == 1
             for p, gold in zip(problems, golds, strict=True)
         ]
 
@@ -264,7 +326,7 @@ class Verifier:
         try:
             right, answer = checker(response, problem.answer)
             if right is None and problem.kind == "rg" and not gym.needs_scorer(problem):
-                right = False
+                right = gym.alike(answer, problem.answer)
         except Exception:  # a checker that fails on some text must not stop a run; the reason is counted
             return Verdict(0.0, "error", None)
         if right is None:
@@ -273,15 +335,24 @@ class Verifier:
             return Verdict(1.0, "match", answer)
         return Verdict(0.0, "no_answer" if answer is None else "mismatch", answer)
 
-    def _settle(self, questions: Iterable[Question]) -> dict[Question, str]:
-        """The reason of each question, from the worker processes."""
+    def _settle(self, questions: Iterable[Question], ceiling: bool = False) -> dict[Question, str]:
+        """The reason of each question, from the worker processes; with a `ceiling`, those left at its end time out."""
         reasons = dict.fromkeys(questions, "error")
         waiting = list(reasons)
+        seconds = self.ceiling + HONEST_SECONDS * len(waiting) / self.workers
+        deadline = None  # its clock starts with the first that is done: by then the workers have started
         for _ in range(2):  # a worker may die for no fault of its question: of a signal to the process group, say
             expired = []
             futures = self._schedule(waiting)
             try:
                 for asked, future in futures.items():
+                    if ceiling and deadline is None:
+                        wait(futures.values(), return_when=FIRST_COMPLETED)
+                        deadline = time.monotonic() + seconds
+                    try:
+                        future.exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    except TimeoutError:  # of the ceiling: a comparison's own is in the future
+                        break
                     try:
                         reasons[asked] = "match" if future.result() else "mismatch"
                     except TimeoutError:
@@ -290,9 +361,17 @@ class Verifier:
                         expired.append(asked)
                     except Exception:  # raised inside math-verify, sympy or a scorer, of many kinds: stays an error
                         continue
+                late = [asked for asked, future in futures.items() if not future.done()]
             finally:
                 for future in futures.values():  # an interrupted call leaves no work behind
                     future.cancel()
+            if late:
+                reasons |= dict.fromkeys(late, "timeout")
+                ranks.say(
+                    f"warning: the verifier stopped after {seconds:.0f} seconds with {len(late):,} of "
+                    f"{len(reasons):,} comparisons open; they count as timed out. The slowest answers take "
+                    f"{self.timeout:g} seconds each"
+                )
             waiting = expired
         return reasons
 

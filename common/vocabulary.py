@@ -3,28 +3,49 @@
 The vocabulary is often 150,000 wide, and a (tokens, vocabulary) tensor is what training runs out of memory with. Here a
 chunk of C tokens meets all V words at once, and nothing wider than a chunk exists. Because the incoming gradient is
 known before `vocabulary_backward` is called, it crosses the vocabulary once: logits, their gradient and both products
-with it, a chunk at a time. Softmax and sums are in float32 at least, and so is what adds up over chunks.
+with it, a chunk at a time. Softmax and sums are in float32 at least, and so is what adds up over chunks. On CUDA the
+logits of bfloat16 factors are too: rounded to bfloat16 they would move log-probabilities by 0.02 nats and more.
 
 Without `compiled` one buffer is reused for every chunk and overwritten in place: on a CPU fresh memory of that size
 costs more than the arithmetic on it. On CUDA the element-wise work costs as much as the products, unless torch.compile
 fuses it.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 SLICE = 8192  # of the vocabulary, where a second buffer of a chunk's size would be needed otherwise
+
+# A further number for each token, out of its whole distribution: log-probabilities (C, V), targets (C, 1) -> (C,).
+Statistic = Callable[[Tensor, Tensor], Tensor]
+
+
+def logits_dtype(hidden: Tensor) -> torch.dtype:
+    """What products with the head are rounded to: on CUDA float32 at least, which CPUs cannot make of bfloat16."""
+    return torch.promote_types(hidden.dtype, torch.float32) if hidden.is_cuda else hidden.dtype
+
+
+def raw_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """The head's product with hidden states (C, D), (C, V) in `logits_dtype`; written into `out` if it is given."""
+    dtype = logits_dtype(hidden)
+    if dtype != hidden.dtype:
+        logits = torch.mm(hidden, weight.t(), out_dtype=dtype, out=out)
+        return logits if bias is None else logits.add_(bias.to(weight.dtype))
+    if bias is None:
+        return torch.mm(hidden, weight.t(), out=out)
+    return torch.addmm(bias.to(weight.dtype), hidden, weight.t(), out=out)
+
+
+def chunk_buffer(hidden: Tensor, chunk: int, words: int) -> Tensor:
+    return hidden.new_empty(min(chunk, len(hidden)), words, dtype=logits_dtype(hidden))
 
 
 def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, buffer: Tensor) -> Tensor:
     """Logits / temperature, (C, V), in float32 at least, shifted so that each row's maximum is 0."""
-    out = buffer[: len(hidden)]
-    if bias is None:
-        logits = torch.mm(hidden, weight.t(), out=out)
-    else:
-        logits = torch.addmm(bias.to(weight.dtype), hidden, weight.t(), out=out)
+    logits = raw_logits(hidden, weight, bias, buffer[: len(hidden)])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature != 1:
         logits.div_(temperature)
@@ -41,26 +62,34 @@ def softmax_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     return total, weighted / total
 
 
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities (C, V) from raw logits, in float32 at least."""
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    return z - z.logsumexp(-1, keepdim=True)
+
+
 def chunk_values(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy: raw logits (C, V), targets (C, 1) -> two (C,). To be compiled."""
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_total = z.logsumexp(-1, keepdim=True)
-    logprobs = z - log_total
+    logprobs = log_softmax(logits, temperature)
     return logprobs.gather(1, targets)[:, 0], -(logprobs.exp() * logprobs).sum(-1)
 
 
 def chunk_gradient(
-    logits: Tensor, targets: Tensor, grad_logprobs: Tensor, grad_entropy: Tensor | None, temperature: float
+    logits: Tensor,
+    targets: Tensor,
+    grad_logprobs: Tensor,
+    grad_entropy: Tensor | None,
+    temperature: float,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Gradient by the raw logits (C, V), in their dtype; both gradients (C, 1). To be compiled."""
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    logprobs = z - z.logsumexp(-1, keepdim=True)
+    """Gradient by the raw logits (C, V), in `dtype` or theirs; both gradients (C, 1). To be compiled."""
+    logprobs = log_softmax(logits, temperature)
     p, weight = logprobs.exp(), grad_logprobs
     if grad_entropy is not None:
         entropy = -(p * logprobs).sum(-1, keepdim=True)
         weight = weight + grad_entropy * (logprobs + entropy)
     grad = (-p * weight).scatter_add(1, targets, grad_logprobs.to(p.dtype))
-    return (grad / temperature).to(logits.dtype)
+    return (grad / temperature).to(dtype or logits.dtype)
 
 
 @cache
@@ -77,22 +106,29 @@ def vocabulary_score(
     temperature: float,
     chunk: int,
     compiled: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy (nats) of each distribution: hidden (N, D) -> two (N,) tensors."""
-    if compiled:
-        values = compiled_chunks()[0]
-        parts = zip(hidden.split(chunk), targets[:, None].split(chunk), strict=True)
-        found = [values(nn.functional.linear(h, weight, bias), y, temperature) for h, y in parts]
-        return torch.cat([logprobs for logprobs, _ in found]), torch.cat([entropy for _, entropy in found])
-    logprobs, entropy = [], []
-    buffer = hidden.new_empty(min(chunk, len(hidden)), len(weight))
-    for h, y in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        logits = head_logits(h, weight, bias, temperature, buffer)  # (C, V)
-        total, mean_logit = softmax_moments(logits)
-        log_total = total.log()
-        logprobs.append((logits.gather(1, y[:, None]) - log_total)[:, 0])
-        entropy.append((log_total - mean_logit)[:, 0])  # H = log sum exp(z) - E z
-    return torch.cat(logprobs), torch.cat(entropy)
+    also: Sequence[Statistic] = (),
+) -> tuple[Tensor, ...]:
+    """Log-probability of each target and entropy (nats) of each distribution: hidden (N, D) -> (N,) tensors.
+
+    Each function of `also` adds a tensor: it is called with a chunk's log-probabilities, in float32 at least, which it
+    must leave as they are.
+    """
+    found = []
+    buffer = None if compiled else chunk_buffer(hidden, chunk, len(weight))
+    for h, y in zip(hidden.split(chunk), targets[:, None].split(chunk), strict=True):
+        if compiled:
+            logits = raw_logits(h, weight, bias)
+            values = compiled_chunks()[0](logits, y, temperature)
+        else:
+            logits = head_logits(h, weight, bias, temperature, buffer)  # (C, V)
+            total, mean_logit = softmax_moments(logits)
+            log_total = total.log()
+            values = (logits.gather(1, y) - log_total)[:, 0], (log_total - mean_logit)[:, 0]  # H = log sum exp(z) - E z
+        if also:
+            distribution = log_softmax(logits, temperature) if compiled else logits.sub_(log_total)
+            values += tuple(statistic(distribution, y) for statistic in also)
+        found.append(values)
+    return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
 def vocabulary_backward(
@@ -104,9 +140,9 @@ def vocabulary_backward(
     grad_entropy: Tensor | None,
     temperature: float,
     chunk: int,
+    compiled: bool,
     grad_weight: Tensor,
     grad_bias: Tensor | None = None,
-    compiled: bool = False,
 ) -> Tensor:
     """Gradient with respect to `hidden` (N, D); those of the head are added to `grad_weight` (V, D), `grad_bias` (V,).
 
@@ -114,13 +150,13 @@ def vocabulary_backward(
     in the dtype that the forward pass computes in; the sums are in the dtype of `grad_weight`.
     """
     grad_hidden = torch.empty_like(hidden)
-    buffer = None if compiled else hidden.new_empty(min(chunk, len(hidden)), len(weight))
+    buffer = None if compiled else chunk_buffer(hidden, chunk, len(weight))
     for start in range(0, len(hidden), chunk):
         part = slice(start, start + chunk)
         h, y, g = hidden[part], targets[part, None], grad_logprobs[part, None]
         g_entropy = None if grad_entropy is None else grad_entropy[part, None]
         if compiled:
-            grad = compiled_chunks()[1](nn.functional.linear(h, weight, bias), y, g, g_entropy, temperature)
+            grad = compiled_chunks()[1](raw_logits(h, weight, bias), y, g, g_entropy, temperature, h.dtype)
         else:
             grad = gradient_in_place(head_logits(h, weight, bias, temperature, buffer), y, g, g_entropy, temperature)
             grad = grad.to(h.dtype)
@@ -132,7 +168,7 @@ def vocabulary_backward(
         else:
             grad_weight += grad.t() @ h
         if grad_bias is not None:
-            grad_bias += grad.sum(0)
+            grad_bias += grad.sum(0, dtype=grad_bias.dtype)
     return grad_hidden
 
 

@@ -1,0 +1,136 @@
+"""The command line: flags as a dataclass, what they may be, and bad input said in one line.
+
+    args = parse_args(Args)
+    check_args(args)
+
+A flag that is a number must be finite and 0 or more, unless its class declares what it may be:
+
+    wrong_reward: Signed = -1.0
+    branch_ratio: between(0, 0.5) = 0.25
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import tyro
+
+from common import InputError, lock, ranks, terminal
+
+POSITIVE = (
+    "num_steps num_prompts num_generations max_response_length temperature update_epochs num_minibatches "
+    "micro_batch_tokens max_grad_norm eval_problems eval_samples vllm_tensor_parallel_size vllm_gpu_memory_utilization"
+).split()
+# What a resumed run may do differently; anything else would make it another run.
+MAY_CHANGE = (
+    "resume output_dir device backend vllm_tensor_parallel_size vllm_gpu_memory_utilization num_steps "
+    "micro_batch_tokens packing gradient_checkpointing offload_optimizer compile eval_every save_every track "
+    "wandb_project_name dry_run"
+).split()
+# What may have moved, if it is the same, and where its digest is (common/identity.py).
+BY_CONTENT = {"task": "train", "eval_task": "eval", "model": "model"}
+RECORDED = ("algorithm", "digests")  # what args.json holds besides flags
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a flag may be, both ends included; NaN and the infinite never are."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        return -math.inf < value < math.inf and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        low = f", at least {self.low:g}" if math.isfinite(self.low) else ""
+        high = f", at most {self.high:g}" if math.isfinite(self.high) else ""
+        return f"a finite number{low}{high}"
+
+
+Signed = Annotated[float, Range()]  # any finite number
+
+
+def between(low: float, high: float) -> type:
+    """The type of a flag that is a number from `low` to `high`."""
+    return Annotated[float, Range(low, high)]
+
+
+@contextmanager
+def exit_on_bad_input() -> Iterator[None]:
+    """Turn an InputError into one line on standard error, from one of the ranks that have it, and exit status 2."""
+    try:
+        yield
+    except InputError as error:
+        text = " ".join(str(error).split())
+        if ranks.first_to_say(text):
+            terminal.warn(f"error: {text}" + (f" (rank {ranks.rank()})" if ranks.rank() else ""))
+        lock.release()
+        raise SystemExit(2) from None
+
+
+def parse_args(args_class: type) -> Any:
+    """The command line as `args_class`. With --resume the run's own arguments are the defaults."""
+    args = tyro.cli(args_class)
+    if args.resume is None:
+        return args
+    saved = read_json(Path(args.resume) / "args.json", args.resume)
+    known = {field.name for field in dataclasses.fields(args_class)}
+    if unknown := sorted(saved.keys() - known - {*RECORDED}):
+        raise InputError(
+            f"cannot resume {args.resume}: it was made with flags this script lacks ({', '.join(unknown)}); "
+            "use the script that made it"
+        )
+    for field in dataclasses.fields(args_class):
+        if type(field.default) in (int, float, bool) and type(saved.get(field.name)) is not type(field.default):
+            raise InputError(f"cannot resume {args.resume}: args.json is damaged at {field.name}; start a new run")
+    saved = {key: value for key, value in saved.items() if key in known} | {"resume": args.resume}
+    return tyro.cli(args_class, default=args_class(**saved))
+
+
+def declared_ranges(args_class: type) -> dict[str, Range]:
+    """The `Range` of each flag that declares one, also of a flag that may be None instead."""
+    return {
+        name: mark
+        for name, hint in get_type_hints(args_class, include_extras=True).items()
+        for part in (hint, *get_args(hint))
+        for mark in getattr(part, "__metadata__", ())
+        if isinstance(mark, Range)
+    }
+
+
+def check_args(args: Any) -> None:
+    """Refuse numbers out of their range (if undeclared: finite, >= 0, sizes > 0), and groups that fill no minibatch."""
+    ranges = declared_ranges(type(args))
+    for name, value in vars(args).items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name in ranges:
+            if not ranges[name].holds(value):
+                raise InputError(f"{flag} is {value}; it must be {ranges[name]}")
+        elif not 0 <= value < math.inf or (value == 0 and name in POSITIVE):
+            least = "greater than 0" if name in POSITIVE else "0 or more"
+            raise InputError(f"{flag} is {value}; it must be a finite number, {least}")
+    if args.num_generations < 2:
+        raise InputError("--num-generations 1 leaves no group to compare with; use 2 or more")
+    if args.num_prompts % args.num_minibatches:
+        raise InputError(
+            f"--num-prompts {args.num_prompts} does not divide by --num-minibatches {args.num_minibatches}, and groups "
+            "stay whole; change one of them"
+        )
+
+
+def read_json(path: Path, run: str) -> dict:
+    try:
+        if isinstance(record := json.loads(path.read_text()), dict):
+            return record
+        reason = "not an object"
+    except (OSError, ValueError) as error:
+        reason = type(error).__name__
+    raise InputError(f"cannot resume {run}: {path.name} is missing or damaged ({reason}); name a run directory")

@@ -1,0 +1,149 @@
+"""Procedural tasks: problems without end that need no download.
+
+    problems = procedural_problems("countdown:numbers=4,high=20", "train", 100)
+
+A task takes its difficulty after a colon and is a function of its name and knobs alone: the same on every machine and
+for every `--seed`, which only shuffles the order.
+
+Prompts are terse because the embedded model reads one byte per token. `instruct=1` puts an English sentence in
+front, for models that were not pretrained on these tasks.
+"""
+
+import inspect
+import math
+import random
+import zlib
+
+from common import InputError
+from common.problems import EVAL_SHARE, Problem
+
+# Each generator takes a random.Random and its knobs and returns (prompt, answer, key). Problems with equal keys are
+# the same problem (the order of the numbers does not make a new one), so they fall on the same side of the split.
+# An answer is written as a response that its checker pays in full, so it is the worked solution too.
+
+
+def countdown_steps(rng: random.Random, numbers: list[int]) -> tuple[str, int]:
+    """Combine all numbers by random exact operations: ("3*7=21,21+5=26", 26). Intermediate results stay positive."""
+    pool, steps = list(numbers), []
+    while len(pool) > 1:
+        x, y = rng.sample(pool, 2)
+        op = rng.choice([op for op in "+-*/" if not (op == "-" and x <= y) and not (op == "/" and x % y)])
+        result = {"+": x + y, "-": x - y, "*": x * y, "/": x // y}[op]
+        steps.append(f"{x}{op}{y}={result}")
+        pool.remove(x)
+        pool.remove(y)
+        pool.append(result)
+    return ",".join(steps), pool[0]
+
+
+def countdown_prompt(numbers: list[int], target: int) -> str:
+    return " ".join(map(str, numbers)) + f"={target}:"
+
+
+def countdown_key(numbers: list[int], target: int) -> str:
+    return countdown_prompt(sorted(numbers), target)
+
+
+def countdown(rng: random.Random, numbers: int = 3, high: int = 10) -> tuple[str, str, str]:
+    """Reach the number after '=' by + - * / using each number once. Write the steps, for example 3*7=21,21+5=26."""
+    drawn = [rng.randint(1, high) for _ in range(numbers)]
+    steps, target = countdown_steps(rng, drawn)
+    return countdown_prompt(drawn, target), steps, countdown_key(drawn, target)
+
+
+def arithmetic(rng: random.Random, terms: int = 3, high: int = 20) -> tuple[str, str, str]:
+    """Give the value of the sum as one integer."""
+    text, value = str(first := rng.randint(1, high)), first
+    for _ in range(terms - 1):
+        sign, term = rng.choice("+-"), rng.randint(1, high)
+        text, value = f"{text}{sign}{term}", value + (term if sign == "+" else -term)
+    return f"{text}=", str(value), text
+
+
+def gcd(rng: random.Random, high: int = 200) -> tuple[str, str, str]:
+    """Give the greatest common divisor as one integer."""
+    factor = rng.randint(1, max(1, high // 4))  # a shared factor, or most answers would be 1
+    a, b = (factor * rng.randint(1, max(1, high // factor)) for _ in range(2))
+    return f"gcd({a},{b})=", str(math.gcd(a, b)), f"gcd({min(a, b)},{max(a, b)})"
+
+
+def sorting(rng: random.Random, length: int = 4, high: int = 20) -> tuple[str, str, str]:
+    """Give the numbers in ascending order, separated by spaces."""
+    values = [rng.randint(1, high) for _ in range(length)]
+    return f"sort {' '.join(map(str, values))}=", " ".join(map(str, sorted(values))), f"sort {values}"
+
+
+def letter_counting(rng: random.Random, length: int = 8, letters: int = 4) -> tuple[str, str, str]:
+    """Say how often the letter occurs in the word, as one integer."""
+    word = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz"[:letters]) for _ in range(length))
+    letter = rng.choice(sorted(set(word)))
+    return f"count {letter} in {word}=", str(word.count(letter)), f"{letter} {word}"
+
+
+def reversing(rng: random.Random, length: int = 6) -> tuple[str, str, str]:
+    """Give the word backwards."""
+    word = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(length))
+    return f"reverse {word}=", word[::-1], word
+
+
+PROCEDURAL = {  # name: (generator, the checker that its answers need)
+    "countdown": (countdown, "countdown"),
+    "arithmetic": (arithmetic, "exact"),
+    "gcd": (gcd, "exact"),
+    "sorting": (sorting, "exact"),
+    "letter_counting": (letter_counting, "exact"),
+    "reversing": (reversing, "exact"),
+}
+KNOB_RANGES = {  # the checker reads results of ten numbers up to a million; longer words only make loading slow
+    "numbers": (2, 10),
+    "terms": (2, 100),
+    "length": (2, 100),
+    "high": (2, 1_000_000),
+    "letters": (1, 26),
+    "instruct": (0, 1),
+}
+
+
+def held_out(key: str) -> bool:
+    """Whether the problem with this key belongs to evaluation: a property of its content, not of any seed."""
+    return zlib.crc32(key.encode("utf-8", "surrogatepass")) % EVAL_SHARE == 0
+
+
+def parse_knobs(spec: str) -> tuple[str, dict[str, int]]:
+    """Split "countdown:numbers=4,high=20" into its name and the knobs that differ from their defaults."""
+    name, _, text = spec.partition(":")
+    generator, _ = PROCEDURAL[name]
+    allowed = {k: p.default for k, p in inspect.signature(generator).parameters.items() if k != "rng"} | {"instruct": 0}
+    knobs = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        low, high = KNOB_RANGES[key] if key in allowed else (0, 0)
+        if key not in allowed or not value.isdecimal() or len(value) > 9 or not low <= int(value) <= high:
+            known = ", ".join(
+                f"{k}={v} (at least {KNOB_RANGES[k][0]}, at most {KNOB_RANGES[k][1]})" for k, v in allowed.items()
+            )
+            raise InputError(f"task {spec!r}: cannot use {item!r}; the knobs of {name} with their defaults are {known}")
+        knobs[key] = int(value)
+    return name, {k: v for k, v in knobs.items() if v != allowed[k]}  # a default spelled out is the same task
+
+
+def procedural_problems(spec: str, split: str, limit: int) -> list[Problem]:
+    """`limit` distinct problems of one split, or as many as the task has if that is fewer."""
+    name, knobs = parse_knobs(spec)
+    instruct = knobs.pop("instruct", 0)
+    generator, kind = PROCEDURAL[name]
+    rng = random.Random(f"{name} {sorted(knobs.items())} {split}")
+    found: dict[str, Problem] = {}
+    draws_without_news = 0
+    while len(found) < limit and draws_without_news < 2000:  # a small task runs out of new problems
+        draws_without_news += 1
+        prompt, answer, key = generator(rng, **knobs)
+        if key not in found and (split == "all" or held_out(key) == (split == "eval")):
+            prompt = f"{inspect.getdoc(generator)}\n{prompt}" if instruct else prompt
+            found[key] = Problem(prompt, answer, f"{name}-{split}-{len(found)}", kind, trace=answer)
+            draws_without_news = 0
+    return list(found.values())
+
+
+def is_procedural(name: str) -> bool:
+    return name.partition(":")[0] in PROCEDURAL
