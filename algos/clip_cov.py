@@ -30,7 +30,6 @@ window holds mostly rare tokens of responses below their group's average (algo/s
         --max-response-length 8192 --clip-cov-ratio 2e-4 --learning-rate 1e-6
 """
 
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -44,11 +43,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 import torch
 from torch import Tensor
 
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
 from common.evaluate import evaluate
-from common.metrics import batch_metrics, mean_of_updates, rollout_metrics, update_metrics
-from common.policy import Policy
-from common.rollout import fit_prompts, make_batch, make_sampler, sample_groups, take_rows
-from common.run import Run, Timer, exit_on_bad_input, parse_args, random_seed, warn_once
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, mean_of_updates, update_metrics
+from common.run import Run
 from common.tasks import ProblemStream, load_problems
 from common.verifier import Verifier
 
@@ -57,15 +57,16 @@ from common.verifier import Verifier
 #   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
 #   mask (B, T) bool          response tokens, the end token included
 #   rewards (B,)              the verifier's 0/1
-#   mixed (B,) bool           responses to the same prompt have different rewards
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
 #   truncated (B,) bool       cut off at max_response_length
 #   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
 #   entropy (B, T)            nats, whole vocabulary, same policy and temperature
 #   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
 #   ref_logprobs (B, T)       under the reference, only if beta > 0
-#   importance (B, T)         weight of each token's gradient, only if an engine of its own sampled
-#   responses, answers        decoded text; the extracted answer or None
-#   advantages (B, T), loss_mask (B, T)                          written by assign_credit
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
 
 
 # --- 1. Arguments -----------------------------------------------------------------------------------------------------
@@ -95,9 +96,11 @@ class Args:
     model: str | None = None
     """directory or hub id of a causal language model; by default the embedded one"""
     task: str = "countdown"
-    """procedural (countdown:numbers=4), named set (gsm8k), hub id, rg:<set of reasoning-gym>, .jsonl, .parquet"""
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
     prompt_column: str | None = None
     answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
     prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
     """how a question is put: as it is, as a chat message, or in the words of a paper"""
     enable_thinking: bool | None = None
@@ -135,6 +138,8 @@ class Args:
     """passes over each batch"""
     num_minibatches: int = 4
     """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
     micro_batch_tokens: int = 16384
     """most tokens in one forward pass: memory only, never the result"""
     packing: bool = False
@@ -168,11 +173,10 @@ class Args:
     """lower bound of the covariance of a candidate"""
     clip_cov_ub: float = 5.0
     """upper bound"""
-    beta = 0.0  # no KL: no reference model
 
     def __post_init__(self) -> None:
         if self.clip_cov_lb >= self.clip_cov_ub:
-            warn_once("no covariance lies between --clip-cov-lb and --clip-cov-ub: nothing is left out")
+            basics.warn_once("no covariance lies between --clip-cov-lb and --clip-cov-ub: nothing is left out")
 
     # [/algo]
 
@@ -212,7 +216,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     cov = (values - values[mask].mean()) * (advantages - advantages[mask].mean())  # Eq. 10
     quota = int(args.clip_cov_ratio * num_tokens)
     if quota == 0 and args.clip_cov_ratio > 0:
-        warn_once("--clip-cov-ratio is less than one token of a minibatch: nothing is left out; raise it")
+        basics.warn_once("--clip-cov-ratio is less than one token of a minibatch: nothing is left out; raise it")
     candidates = (mask & ~bound & (cov > args.clip_cov_lb) & (cov < args.clip_cov_ub)).nonzero()
     drawn = candidates[torch.randperm(len(candidates))[:quota]]  # Eq. 11
     selected = torch.zeros_like(mask).index_put(tuple(drawn.T), torch.tensor(True))
@@ -234,117 +238,94 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
 
 if __name__ == "__main__":
     # --- 4. Setup -----------------------------------------------------------------------------------------------------
-    with exit_on_bad_input():
-        args = parse_args(Args)
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
         run = Run(Path(__file__).stem, args)
         if args.dry_run:
             run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
         train_problems, eval_problems = load_problems(
-            args.task, args.eval_task, args.eval_problems, args.prompt_column, args.answer_column, args.prompt_template
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
         )
-        policy = Policy.from_args(args)
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
         limits = args.max_prompt_length, args.max_response_length
-        train_problems, longest = fit_prompts(policy, train_problems, *limits)
-        eval_problems, eval_longest = fit_prompts(policy, eval_problems, *limits)
-        reference = policy.frozen_copy() if args.beta > 0 else None
-        if run.checkpoint:
-            policy.restore(run.checkpoint)
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
         engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
-        sampler = make_sampler(args.backend, policy, *engine)
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
         verifier = Verifier(args.reward_mode, args.seed)
-        run.start()
-    stream = ProblemStream(train_problems, args.seed)
-    stream.cursor = run.saved.get("cursor", 0)
-    state = run.saved.get("state", {})  # the algorithm's own memory: plain numbers, saved with every checkpoint
-    skipped_in_a_row = run.saved.get("skipped_in_a_row", 0)
+        # [algo: setup]
+        stream = ProblemStream(train_problems, args.seed)
+        extra = {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
     measure = partial(evaluate, sampler, verifier, eval_problems, args)
-    if run.due(args.eval_every, 0) and not run.checkpoint:
+    if run.evaluates(0):
         run.log(0, measure())
 
     for step in run.steps():
-        timer = Timer()
+        timer = basics.Timer()
         # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
-        torch.manual_seed(random_seed(args.seed, step))
+        torch.manual_seed(basics.random_seed(args.seed, step))
         policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
 
         # --- 5. Sample ------------------------------------------------------------------------------------------------
         # [algo: sample]
-        sampled, samples = [], []
-        for attempt in range(1 + args.max_resample):
-            fresh = sample_groups(
-                stream.take(args.num_prompts - len(samples) // args.num_generations),
-                sampler,
-                verifier,
-                timer,
-                n=args.num_generations,
-                temperature=args.temperature,
-                max_new_tokens=args.max_response_length,
-                seed=random_seed(args.seed, step, attempt),
-            )
-            sampled += fresh
-            for first in range(0, len(fresh), args.num_generations):
-                group = fresh[first : first + args.num_generations]
-                if args.max_resample == 0 or len({sample.verdict.reward for sample in group}) > 1:  # Eq. 11
-                    samples += group
-            if len(samples) == args.num_prompts * args.num_generations:
-                break
-        metrics = rollout_metrics(sampled, args.num_generations)
-        metrics["algo/sampling_rounds"] = attempt + 1
-        metrics["algo/trained_group_ratio"] = len(samples) / (args.num_prompts * args.num_generations)
-        samples = samples or fresh  # no mixed group at all: a step without gradient
+        samples, metrics = rollout.sample_mixed_groups(
+            partial(draw, timer=timer),
+            stream,
+            args.num_prompts,
+            args.num_generations,
+            args.max_resample,
+            seed=partial(basics.random_seed, args.seed, step),
+        )
         # [/algo]
         batch = make_batch(samples)
         if step == run.first_step:
-            run.introduce(policy, samples)
+            run.show_first_step(samples)
 
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):
-            rows = batch["mixed"] if args.num_minibatches == 1 else None  # then one forward pass serves both
+            sampler.rest()
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
             batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
-            if reference:
-                batch["ref_logprobs"], _ = reference.score(batch)
-        if sampler.own_arithmetic and args.importance_cap > 0:
-            # Its tokens come from slightly another policy than the one scored (truncated importance sampling).
-            log_ratio = (batch["old_logprobs"] - batch["rollout_logprobs"]).clamp(-20, 20)
-            batch["importance"] = log_ratio.exp().clamp(max=args.importance_cap)
-        metrics |= batch_metrics(batch) | assign_credit(batch, args, state)
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
 
         # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
-        updates, changed = [], False
+        updates, sampled_by = [], policy.updates
         with timer("update"):
-            for _ in range(args.update_epochs):
-                groups = torch.arange(len(samples)).view(-1, args.num_generations)
-                for chosen in groups[torch.randperm(len(groups))].tensor_split(min(args.num_minibatches, len(groups))):
-                    mb = batch if len(chosen) == len(groups) else take_rows(batch, chosen.flatten())
-                    # Until the first optimiser step the old values are the current ones, to the bit: the ratio is 1.
-                    old = mb["old_logprobs"].clone(), mb["entropy"].clone()
-                    current = policy.score(mb, (mb["advantages"] != 0).any(1)) if changed else old
-                    logprobs, entropy = (x.requires_grad_() for x in current)  # (M, T) each
-                    loss, stats = policy_loss(logprobs, entropy, mb, args)
-                    grads = torch.autograd.grad(loss, (logprobs, entropy), allow_unused=True, materialize_grads=True)
-                    if "importance" in mb:  # what the sampler drew too often counts less, and the reverse
-                        grads = grads[0] * mb["importance"], grads[1]
-                    grad_norm = math.nan
-                    if loss.isfinite():
-                        policy.backward(mb, *grads)
-                        grad_norm = policy.step()  # leaves the parameters alone if the gradient is not finite
-                    changed |= math.isfinite(grad_norm)
-                    skipped_in_a_row = 0 if math.isfinite(grad_norm) else skipped_in_a_row + 1
-                    if skipped_in_a_row:
-                        warn_once("skipped an update without a finite loss or gradient; see policy/skipped_updates")
-                    if skipped_in_a_row >= 3:
-                        run.fail("three updates in a row had no finite loss or gradient; try a lower --learning-rate")
-                    stats |= {"policy/loss": loss.item(), "policy/grad_norm": grad_norm}
-                    updates.append(update_metrics(mb, logprobs.detach(), *grads) | stats)
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                    logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                else:
+                    logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                loss, stats = policy_loss(*inputs, mb, args)
+                grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
             sampler.sync()
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
-        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate}
-        metrics |= timer.pop()
-        if run.due(args.eval_every, step):
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
             metrics |= measure()
+        # [algo: end]
+        # [/algo]
         run.log(step, metrics)
         run.log_samples(step, samples, batch)
-        if run.ends(step) or run.due(args.save_every, step):
-            run.save(step, policy, {"cursor": stream.cursor, "state": state, "skipped_in_a_row": skipped_in_a_row})
+        if run.saves(step):
+            run.save(step)
     run.finish()

@@ -1,0 +1,350 @@
+"""BAPO: the clip's bounds open in each minibatch until positive advantages make up their share of the update.
+
+Parent: grpo.py
+Paper: BAPO: Balanced Policy Optimization with Adaptive Clipping (Xi et al., arXiv 2510.18927). The paper's text was not
+at hand: order and quantity of the search are those of notes on it, all else is the authors' code (WooooDyy/BAPO,
+recipe/bapo). Over the N response tokens of a minibatch, with A_j and r_j as in GRPO:
+
+    g = sum_(j: A_j > 0) min(r_j, b) A_j                         what pushes tokens up
+    d = sum_(j: A_j < 0) max(r_j, a) |A_j|                       what pushes tokens down
+    b <- min(b + 0.05, 3) if g / (g + d) < rho                   again and again, from 1.2 on
+    a <- min(a + 0.02, 0.9) if g / (g + d) < rho                 then, from 0.6 on
+    J = 1/N sum_j min(r_j A_j, clip(r_j, a, b) A_j)              with the bounds that were found
+
+rho is --positive-share. The search starts anew in every minibatch, without a gradient, and not where all A_j are 0.
+
+The claim: with stale samples negative tokens outweigh positive ones, and a fixed upper bound cuts off just the updates
+that raise entropy. Raising b can only raise the share. Raising a can only lower it, as a clipped token counts with a
+|A_j| though it has no gradient: the second search never finds what the first has not, and only tightens the clip below.
+
+Differs from the paper and the authors' code:
+- The paper weighs each token of the sums by its probability when it was sampled, the code does not; not done here.
+- The code compares g/d with its target and moves a first, so that it can end further from the target than it began.
+  Here b is first and the share is of the sum, as in the paper.
+- The code searches each micro-batch, over all GPUs together; here it is the minibatch. No dual clip (there c = 3).
+- rho is 0.4 in the paper and 0.5 in the README, with the bounds above; the code's example has 0.8 to 0.95 and 1.2 to 2.
+
+GRPO's advantages sum to 0 in each group, so that before anything has moved lengths alone decide whether g or d is
+larger: at rho 0.5 the bounds often run to their ends, at 0.4 they seldom move. Where ratios are 1 the bounds do
+nothing: with one update per rollout this is GRPO with the mean over tokens, with the default four nearly so.
+
+    python algos/bapo.py --num-minibatches 8 --update-epochs 2
+    python algos/bapo.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-generations 16 \
+        --num-minibatches 4 --update-epochs 2 --max-response-length 8192 --positive-share 0.4 --learning-rate 1e-6
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
+from common.evaluate import evaluate
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, mean_of_updates, update_metrics
+from common.run import Run
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 100
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+    dry_run: bool = False
+    """check flags and paths, print the plan, load and write nothing"""
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
+    enable_thinking: bool | None = None
+    """a chat template's thinking switch (Qwen3); by default the template's own"""
+    max_prompt_length: int = 0
+    """in tokens; problems with longer prompts are left out and counted; 0: no limit"""
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """hf samples with the trained model itself, vllm with an engine beside it; auto is vllm on cuda if installed"""
+    vllm_tensor_parallel_size: int = 1
+    """processes per engine, under torchrun"""
+    vllm_gpu_memory_utilization: float = 0.35
+    """share of the GPU's memory that vLLM takes while it samples"""
+    importance_cap: float = 2.0
+    """of the weights on tokens that vLLM sampled, whose probabilities are not quite the trainer's; 0: no weights"""
+    num_prompts: int = 48
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    gradient_checkpointing: bool = False
+    """run each layer again in the backward pass: less memory, a third more time"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state on the CPU but for its steps"""
+    compile: bool = False
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 50
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+
+    # [algo: args]
+    clip_ratio_low: float = 0.4
+    """eps below 1 where the search starts (a = 1 - eps)"""
+    clip_ratio_high: float = 0.2
+    """eps above 1 where the search starts (b = 1 + eps)"""
+    clip_ratio_low_end: float = 0.1
+    """eps below 1 at the end of the search"""
+    clip_ratio_high_end: float = 2.0
+    """eps above 1 at the end of the search"""
+    clip_ratio_low_step: float = 0.02
+    """change of the lower bound at a time; 0: none"""
+    clip_ratio_high_step: float = 0.05
+    """change of the upper bound at a time; 0: none"""
+    positive_share: arguments.between(0, 1) = 0.5
+    """least share of positive advantages in the update (rho; paper: 0.4); 0: no search"""
+    beta: float = 0.0
+    """weight of the KL to the initial policy (verl: kl_loss_coef); 0: no reference model"""
+    entropy_coef: float = 0.0
+    """weight of an entropy bonus (verl: entropy_coeff); 0: none"""
+
+    def __post_init__(self) -> None:
+        fixed = self.clip_ratio_low_end >= self.clip_ratio_low and self.clip_ratio_high_end <= self.clip_ratio_high
+        if self.positive_share == 0 or fixed:
+            basics.warn_once("--positive-share 0, or ends that are the starts: no bound moves, the clip is a fixed one")
+        if self.num_minibatches * self.update_epochs == 1:
+            basics.warn_once("one update per rollout has ratios of 1, where no bound acts; raise --num-minibatches")
+
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): each reward standardised inside its group, on every response token."""
+    rewards = batch["rewards"].view(-1, args.num_generations)  # (P, G)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
+    # Said outright: the mean of equal numbers can round, and 1e-6 would blow the rest up.
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    batch["loss_mask"] = batch["mask"]
+    batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
+    return {}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def balanced_bounds(ratio: Tensor, advantages: Tensor, mask: Tensor, args: Args) -> tuple[float, float, float]:
+    """Bounds (a, b) of the ratio that give positive advantages their share, as far as they may; the share."""
+
+    def share() -> float:  # NaN, which ends the search, where no token has an advantage
+        up = (ratio.clamp(max=high) * advantages)[mask & (advantages > 0)].sum()
+        down = (ratio.clamp(min=low) * -advantages)[mask & (advantages < 0)].sum()
+        return (up / (up + down)).item()
+
+    low, high = 1 - args.clip_ratio_low, 1 + args.clip_ratio_high
+    low_end, high_end = 1 - args.clip_ratio_low_end, 1 + args.clip_ratio_high_end
+    while args.clip_ratio_high_step > 0 and high < high_end - 1e-9 and share() < args.positive_share:
+        high = min(high + args.clip_ratio_high_step, high_end)
+    while args.clip_ratio_low_step > 0 and low < low_end - 1e-9 and share() < args.positive_share:
+        low = min(low + args.clip_ratio_low_step, low_end)
+    return low, high, share()
+
+
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask = mb["advantages"], mb["loss_mask"]
+    ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
+    low, high, share = balanced_bounds(ratio.detach(), advantages, mask, args)
+    clipped = ratio.clamp(low, high)
+    token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    if args.beta > 0:
+        log_ref_ratio = (mb["ref_logprobs"] - logprobs).clamp(-20, 20)
+        token_loss = token_loss + args.beta * (log_ref_ratio.exp() - log_ref_ratio - 1)
+    token_loss = token_loss - args.entropy_coef * entropy
+    loss = (token_loss * mask).sum() / mask.sum().clamp(min=1)  # all tokens weigh the same
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    return loss, {
+        "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
+        "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
+        "algo/clip_low": low,
+        "algo/clip_high": high,
+        "algo/positive_share": share,
+    }
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        if args.dry_run:
+            run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
+        )
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
+        limits = args.max_prompt_length, args.max_response_length
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
+        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        verifier = Verifier(args.reward_mode, args.seed)
+        # [algo: setup]
+        stream = ProblemStream(train_problems, args.seed)
+        reference = policy.frozen_copy() if args.beta > 0 else None
+        extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    if run.evaluates(0):
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = basics.Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(basics.random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        samples = draw(stream.take(args.num_prompts), timer=timer, seed=basics.random_seed(args.seed, step))
+        metrics = rollout.metrics(samples, args.num_generations)
+        # [/algo]
+        batch = make_batch(samples)
+        if step == run.first_step:
+            run.show_first_step(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            sampler.rest()
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, sampled_by = [], policy.updates
+        with timer("update"):
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                    logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                else:
+                    logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                loss, stats = policy_loss(*inputs, mb, args)
+                grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
+            metrics |= measure()
+        # [algo: end]
+        # [/algo]
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.saves(step):
+            run.save(step)
+    run.finish()
