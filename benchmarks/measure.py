@@ -1,4 +1,6 @@
-"""What the benchmarks share: a process for each measurement, peak memory, and what one needs to run it again."""
+"""What the benchmarks share: a process for each measurement, runs of the scripts, peak memory, random models, and what
+one needs to run it again.
+"""
 
 import ctypes
 import json
@@ -8,15 +10,17 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+import transformers
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import ROOT
 
 # --- Processes --------------------------------------------------------------------------------------------------------
 
@@ -69,6 +73,37 @@ def serve(workers: dict[str, Callable[[dict], dict | None]]) -> None:
     raise SystemExit
 
 
+def check_known(flag: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """End with a line that names what a flag does not know."""
+    if unknown := set(given) - set(known):
+        raise SystemExit(f"error: --{flag} knows {', '.join(known)}, not {', '.join(sorted(unknown))}")
+
+
+# --- Runs of the scripts ----------------------------------------------------------------------------------------------
+
+
+def as_flags(settings: dict[str, object]) -> list[str]:
+    """Settings as the words of a command line."""
+    return [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def run_script(algorithm: str, flags: list[str], directory: Path, threads: int = 1, quiet: bool = True) -> float:
+    """Train with algos/<algorithm>.py in a process of its own; the seconds that it took."""
+    command = [sys.executable, f"algos/{algorithm}.py", "--output-dir", str(directory), *flags]
+    settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": str(threads)}, "capture_output": quiet}
+    started = time.perf_counter()
+    done = subprocess.run(command, **settings, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: {shlex.join(command)} ended with {done.returncode}\n{done.stderr or ''}")
+    return time.perf_counter() - started
+
+
+def read_metrics(directory: Path) -> list[dict]:
+    """The records of a run, one a step; none where there is no run yet."""
+    path = directory / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +130,18 @@ def peak_memory(device: str) -> int:
         return memory_of_process("VmHWM")
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def random_qwen(seed: int, device: str = "cpu", tied: bool = True, **sizes: object) -> transformers.PreTrainedModel:
+    """A Qwen2 of these sizes, named as in its config, with random weights in float32, made on the device."""
+    special = {"bos_token_id": None, "eos_token_id": None}
+    config = transformers.Qwen2Config(**sizes, tie_word_embeddings=tied, **special)
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 # --- Provenance -------------------------------------------------------------------------------------------------------

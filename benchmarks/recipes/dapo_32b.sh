@@ -8,8 +8,7 @@
 # Warm-up is 20 rollouts in the paper and 10 in the script. The number of steps was chosen here: 5,120 updates.
 # Evaluation samples as in training. The paper's: python -m benchmarks.evaluate CHECKPOINT --preset dapo \
 #       --tasks aime24 --prompt-template dapo --max-response-length 20480
-set -euo pipefail
-cd "$(dirname "$0")/../.."
+source "$(dirname "$0")/common.sh"
 flags=(
     --model Qwen/Qwen2.5-32B       # paper
     --task dapo17k                 # paper; the copy that holds each problem once
@@ -36,4 +35,4 @@ flags=(
     --eval-samples 32              # paper: avg@32
     --save-every 20                # chosen here; script: 5
 )
-exec ${LAUNCH:-python} algos/dapo.py "${flags[@]}" "$@"
+train dapo "${flags[@]}" "$@"

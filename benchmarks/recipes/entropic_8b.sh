@@ -6,8 +6,7 @@
 # The target of 0.1 nats is meant at temperature 0.6. The README has results at temperature 1 too, without their target.
 # Differs from the script: the controller moves once a step, from the whole batch, with anti-windup (there: in every
 # micro-batch of every GPU, without); no dual clip (there: verl's default, 3).
-set -euo pipefail
-cd "$(dirname "$0")/../.."
+source "$(dirname "$0")/common.sh"
 flags=(
     --model Qwen/Qwen3-8B-Base    # script
     --task dapo17k                # chosen here; script: $TRAIN_DATASET_PATH
@@ -35,4 +34,4 @@ flags=(
     --eval-samples 32             # README: 32 on AIME and AMC, 8 on the larger sets
     --save-every 20               # script
 )
-exec ${LAUNCH:-python} algos/entropic.py "${flags[@]}" "$@"
+train entropic "${flags[@]}" "$@"

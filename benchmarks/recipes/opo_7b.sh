@@ -7,8 +7,7 @@
 # card, PrimeIntellect's copy has the same 105,055 problems in plain columns (question, answer); it was not loaded when
 # this was written. Which part the paper used is not known. If the copy does not load, --task deepscaler is the nearest
 # named set.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
+source "$(dirname "$0")/common.sh"
 flags=(
     --model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B  # huggingface/trl issue 3540
     --task PrimeIntellect/Skywork-OR1-RL-Data:math   # the same issue; a copy, see above
@@ -29,4 +28,4 @@ flags=(
     --eval-samples 16                                # the paper reports pass@16
     --save-every 20                                  # chosen here
 )
-exec ${LAUNCH:-python} algos/opo.py "${flags[@]}" "$@"
+train opo "${flags[@]}" "$@"

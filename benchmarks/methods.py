@@ -1,0 +1,1002 @@
+"""What the benchmarks, the gallery and the exercises know of a method beyond its file: one record for each.
+
+A new file in algos/ needs a record here, with its family and levers; a test says so. All else may stay empty: a method
+without exercises is left out of their list, and one without arms is not in the comparison yet, as its page says. A file
+of one's own without a record gets an empty one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Family -> what its methods change. In the order of the gallery.
+FAMILIES = {
+    "baseline": "what a reward is compared with",
+    "clip": "bounds of the ratio",
+    "token weight": "some tokens weigh more, less, or nothing",
+    "sample weight": "some responses weigh more, less, or nothing",
+    "penalty": "a charge on change, or a bonus for entropy",
+    "controller": "feedback from the measured entropy",
+    "sampling": "how responses are drawn, and which are kept",
+    "data": "which problems are trained on",
+    "critic": "a learned estimate of the reward",
+    "optimiser": "how the parameters follow the gradient",
+}
+# Lever -> what it does. In the order of the map's columns.
+LEVERS = {
+    "baseline": "what a reward is compared with",
+    "clip": "bounds of the ratio",
+    "averaging": "what the loss is a mean over",
+    "sampling": "which responses are drawn, and which groups kept",
+    "reward": "what is added to the verifier's reward",
+    "covariance": "tokens chosen by covariance",
+    "token filter": "tokens left out of the gradient",
+    "token weight": "some tokens weigh more or less",
+    "penalty": "a charge on the change of some tokens",
+    "sample weight": "right and wrong responses weigh differently",
+    "controller": "feedback from the measured entropy",
+    "critic": "how expected reward is learned, token by token",
+}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One region of a file left blank."""
+
+    difficulty: Literal["easy", "medium", "hard"]
+    hint: str
+    learns: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A script with some flags, in the comparison."""
+
+    color: str
+    flags: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper promises of a method, and how the comparison reads it."""
+
+    promise: str  # "not a claim: ..." is judged as higher or lower
+    reading: str  # key of READINGS in collapse.py
+    base: str = ""  # the arm that it is held against; without one, 0
+    number: float = 0  # of the reading: a k, a target
+    direction: int = 1  # -1: the promise is less
+
+
+@dataclass(frozen=True)
+class Method:
+    family: str = ""  # key of FAMILIES
+    levers: dict[str, str] = field(default_factory=dict)  # key of LEVERS -> its setting; * marks what the parent lacks
+
+    # Exercises: region -> exercise, the one with the idea first; and what the check of a copy has to know.
+    exercises: dict[str, Exercise] = field(default_factory=dict)
+    acts: dict = field(default_factory=dict)  # flags under which all of it acts on a batch of some seventy tokens
+    tried: tuple[dict, ...] = ()  # further flags to check a copy with
+    needs_spread: bool = False  # its loss is undefined on a batch of equal rewards only
+    binary_rewards: bool = False  # it reads rewards of 0 and 1 alone
+    draws: str = ""  # the flag that is the share of tokens drawn at random
+
+    # Explorer: masks in policy_loss -> the status of their tokens (~: of those outside); words for a status here.
+    masks: dict[str, str] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)
+
+    # Comparison: arms, one knob to tune with the values tried, and what the paper says.
+    arms: dict[str, Arm] = field(default_factory=dict)
+    knob: tuple[str, tuple[float, ...]] | None = None
+    one_update: bool = False  # per rollout, by definition and without a flag: its runs stand in both regimes
+    claims: tuple[Claim, ...] = ()
+
+
+# --- Claims that several papers make ----------------------------------------------------------------------------------
+
+
+def keeps_entropy(base: str) -> tuple[Claim, Claim]:
+    promise = "entropy does not collapse"
+    return Claim(promise, "entropy at the end", base), Claim(promise, "entropy at equal reward", base)
+
+
+def better(base: str) -> Claim:
+    return Claim("better at equal steps", "pass@k", base, 1)
+
+
+MIXED = "grpo, mixed groups"  # the entropy paper filtered groups in its baseline too
+COVARIANCE = (
+    *keeps_entropy(MIXED),
+    better(MIXED),
+    Claim("not a claim: keeps what many samples can reach", "pass@k", MIXED, 32),
+    Claim("its tokens are likely ones of good responses (abstract)", "selected negative share", direction=-1),
+)
+SAME_CREDIT = Exercise("easy", "A_j, as in GRPO", "the same credit in another file: what the method leaves as it was")
+
+# --- The records ------------------------------------------------------------------------------------------------------
+
+METHODS = {
+    "grpo": Method(
+        family="baseline",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "Eq. 3 and 4: clipped surrogate, KL estimate, entropy bonus; tokens first, then responses",
+                "what min and clip do together, and which mean makes a long response weigh no more than a short one",
+            ),
+            "credit": Exercise(
+                "easy",
+                "A_i: standardise the rewards inside each group of num_generations rows",
+                "what a group is, Bessel's correction, and why a group of equal rewards has to give exactly 0",
+            ),
+        },
+        tried=({"beta": 0.1}, {"entropy_coef": 0.1}, {"clip_ratio_high": 0.28}),
+        arms={"grpo": Arm("#22303c")},
+    ),
+    "dapo": Method(
+        family="sampling",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*0.2 below, 0.28 above",
+            "averaging": "*tokens",
+            "sampling": "*mixed groups only",
+            "reward": "*charge for length",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "Eq. 7 and 13: +-1 less a charge for length, then standardised; unmixed groups are dropped",
+                "how a charge for length enters the reward, and how length alone could become a signal",
+            ),
+            "loss": Exercise(
+                "easy",
+                "Eq. 8: clip-higher, and a mean over all tokens",
+                "two different sides of a clip, and a mean in which long responses weigh more",
+            ),
+        },
+        acts={"overlong_buffer_length": 3},
+        tried=({"max_resample": 0}, {"overlong_penalty_factor": 0.5}, {"overlong_buffer_length": 0}),
+        arms={
+            MIXED: Arm("#8a97a3", {"clip_ratio_high": 0.2, "overlong_buffer_length": 0}),
+            "dapo": Arm("#d9730d"),
+        },
+        knob=("clip_ratio_high", (0.28, 0.4)),
+        claims=(
+            *keeps_entropy("grpo"),
+            better("grpo"),
+            Claim("not a claim: the same at equal samples", "pass@1 at equal samples", "grpo"),
+        ),
+    ),
+    "clip_cov": Method(
+        family="token weight",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*ratio up to 2",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "covariance": "*some inside a window",
+            "token filter": "*those are left out",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "Eq. 10, 11 and 12: covariance, a random draw of its window, a mask on the gradient",
+                "which statistics carry no gradient, and what staying in the denominator means",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"clip_cov_ratio": 1.0, "clip_cov_lb": 0.1},  # as many as there are: the draw is no matter of chance
+        tried=({"clip_cov_ratio": 1e-6}, {"clip_ratio_high": 0.2}, {"clip_cov_ub": 0.4}),
+        draws="clip_cov_ratio",
+        statuses={"o": "drawn from the tokens inside the covariance window: no gradient"},
+        arms={"clip_cov": Arm("#2563a8")},
+        knob=("clip_cov_ratio", (1e-2, 5e-2)),
+        claims=COVARIANCE,
+    ),
+    "kl_cov": Method(
+        family="penalty",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*none",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "covariance": "*the largest",
+            "penalty": "*|log-ratio| of those",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "Eq. 10, 13 and 14: covariance, the tokens of its largest values, a penalty on those",
+                "selection over a whole minibatch, a quota that may be 0, and a penalty that starts without a gradient",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"kl_cov_ratio": 0.2},
+        tried=({"kl_cov_ratio": 1e-6}, {"kl_cov_coef": 0.3}),
+        needs_spread=True,  # all covariances are 0 without: which tokens are largest is undefined
+        masks={"selected": "h"},
+        arms={"kl_cov": Arm("#5aa9e6")},
+        knob=("kl_cov_ratio", (2e-2, 1e-1)),
+        claims=COVARIANCE,
+    ),
+    "forking_tokens": Method(
+        family="token weight",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "*the selected tokens",
+            "sampling": "mixed groups only",
+            "reward": "charge for length",
+            "token filter": "*all but the most uncertain fifth",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "S and J: the clipped surrogate on the ceil(rho N) tokens of largest entropy",
+                "a selection through which no gradient passes, and how a normaliser changes the size of a loss",
+            ),
+            "credit": Exercise(
+                "medium", "as in DAPO: Eq. 7, 11 and 13 there", "the parent's charge for length, once more from memory"
+            ),
+        },
+        acts={"overlong_buffer_length": 3},
+        tried=({"normalize_by": "all"}, {"top_entropy_ratio": 1.0}, {"max_resample": 0}),
+        masks={"~selected": "o"},
+        statuses={
+            "o": "not among the tokens of largest entropy of its minibatch: no gradient",
+            "t": "selected, being among the largest entropies of its minibatch: carries the gradient",
+        },
+        arms={"forking_tokens": Arm("#2e8b57")},
+        knob=("top_entropy_ratio", (0.2, 0.5)),
+        claims=(Claim("better with a fifth of the tokens", "pass@k", "dapo", 1), *keeps_entropy("dapo")),
+    ),
+    "nsr": Method(
+        family="sample weight",
+        levers={
+            "baseline": "*none",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens",
+            "sample weight": "*0.1 for right, 1 for wrong",
+        },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "A_i: one weight for right responses, one for wrong; what has weight 0 is not kept",
+                "reinforcement without any baseline, and a loss mask narrower than the response",
+            ),
+            "loss": Exercise(
+                "easy",
+                "the clipped surrogate and entropy bonus, averaged over the tokens that are kept",
+                "why the mask of the loss is not the mask of the response",
+            ),
+        },
+        tried=({"positive_weight": 0.0}, {"positive_weight": 1.0, "negative_weight": 0.0}, {"entropy_coef": 0.1}),
+        binary_rewards=True,
+        arms={"nsr": Arm("#b8433f")},
+        knob=("positive_weight", (0.1, 0.3)),
+        claims=(
+            Claim("keeps pass@k at large k", "pass@k", "grpo", 32),
+            Claim("as good at k = 1", "pass@k", "grpo", 1),
+            *keeps_entropy("grpo"),
+        ),
+    ),
+    "entropic": Method(
+        family="controller",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens",
+            "controller": "*weight of likely tokens, by a PI controller",
+        },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "A_i as in GRPO; e, alpha and I, with anti-windup; I is state['integral'], alpha goes to the batch",
+                "a PI controller: what it remembers between steps, and when its memory has to stand still",
+            ),
+            "loss": Exercise(
+                "medium",
+                "J: J_PPO, and alpha times the mean of r |A| over the likely tokens",
+                "how a controller's output becomes a gradient, and which tokens it can move",
+            ),
+        },
+        acts={"target_entropy": 0.9, "high_prob_threshold": 0.5},
+        tried=({"kp": 0.0, "ki": 0.0}, {"kp": 30.0}, {"kp": 0.5, "ki": 1.0}, {"high_prob_threshold": 1.0}),
+        masks={"likely": "l"},
+        arms={"entropic": Arm("#7d4fa8")},
+        knob=("kp", (1.0, 10.0)),
+        claims=(
+            Claim("holds entropy at its target", "distance from a target", "grpo", 0.25, direction=-1),
+            better("grpo"),
+        ),
+    ),
+    "opo": Method(
+        family="baseline",
+        levers={
+            "baseline": "*group mean weighted by length",
+            "clip": "*none: one update per rollout",
+            "averaging": "*tokens",
+        },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "b and A_i: rewards less their group's mean, weighted by length",
+                "the baseline of least variance, and why it needs no standard deviation",
+            ),
+            "loss": Exercise(
+                "easy",
+                "J: A_i log pi, averaged over all tokens",
+                "the policy gradient as it stands, without ratio or clip",
+            ),
+        },
+        arms={"opo": Arm("#c2a200")},
+        one_update=True,
+        claims=(*keeps_entropy("grpo"), better("grpo")),
+    ),
+    "steer": Method(
+        family="token weight",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "tokens",
+            "sampling": "*every group",
+            "token weight": "*less where entropy would move most",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "Omega in both forms, w and J: what a token does to entropy, and how much less it counts for that",
+                "how one token's update moves the entropy of its state, and a scale that a single token sets for all",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        tried=({"omega": "exact"}, {"damping": 0.0}, {"damping": 0.5, "clip_ratio_high": 0.2}),
+        statuses={"t": "carries gradient, times a weight between 1 - damping and 1"},
+    ),
+    "vapo": Method(
+        family="critic",
+        levers={
+            "baseline": "*a critic's value of each prefix",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "tokens",
+            "sample weight": "*right ones imitated besides",
+            "critic": "*trained first; lambda by length",
+        },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "lambda_i, d_it and A_it: GAE over a critic's values, the reward paid at the last token",
+                "how a reward reaches the tokens before it, and what lambda leaves to the critic",
+            ),
+            "loss": Exercise(
+                "medium",
+                "J: the clipped surrogate over all tokens, and mu times the mean log-likelihood of right ones",
+                "imitation beside reinforcement, and what a mean is over where nothing is right",
+            ),
+        },
+        tried=({"gae_alpha": 0.0}, {"gae_alpha": 0.3}, {"nll_coef": 0.0}, {"nll_coef": 0.5, "clip_ratio_high": 0.2}),
+        binary_rewards=True,
+        statuses={"c": "its ratio has left the bounds: no gradient, but for that of the likelihood of right responses"},
+    ),
+    "aepo": Method(
+        family="sampling",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*0.2 on both sides, with a gradient above",
+            "averaging": "*tokens",
+            "sampling": "*some branch off from others",
+            "token weight": "*more where entropy is high",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "A'_j and J: advantages weighed by standardised entropy, and an upper bound that keeps a gradient",
+                "a bound with the value of a constant and the gradient of a ratio, and statistics without a gradient",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        tried=(
+            {"keep_clipped_gradient": False},
+            {"entropy_weight": 0.0},
+            {"entropy_weight": 2.0, "clip_ratio_high": 0.28},
+            {"beta": 0.1},
+            {"entropy_coef": 0.1},
+        ),
+        statuses={"c": "its ratio has left the bounds: no gradient below them, that of the bound above"},
+    ),
+    "reinforce_rej": Method(
+        family="data",
+        levers={
+            "baseline": "*none",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens",
+            "sampling": "*mixed groups only, the others not replaced",
+            "sample weight": "*1 for right, -1 for wrong",
+        },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "A_i: 1 or wrong_reward, and 0 in the groups that reject names; log the share of groups rejected",
+                "what is left of GRPO's advantage without mean and std, and which prompts it passes over",
+            ),
+            "loss": Exercise(
+                "easy",
+                "J: the clipped surrogate, KL estimate and entropy bonus, averaged over all tokens",
+                "what it means that a rejected response stays in the denominator",
+            ),
+        },
+        tried=(
+            {"reject": "wrong"},
+            {"reject": "right"},
+            {"reject": "none"},
+            {"wrong_reward": 0.0},
+            {"beta": 0.1, "entropy_coef": 0.1},
+        ),
+        binary_rewards=True,
+    ),
+    "maxrl": Method(
+        family="baseline",
+        levers={
+            "baseline": "*group mean, by the mean",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+        },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "A_i: the centred reward over the group's mean; nothing where no response is right",
+                "what a division decides: prompts weigh like 1/p instead of 1/sqrt(p (1-p))",
+            ),
+        },
+        tried=({"scale_by": "std"},),
+    ),
+    "sapo": Method(
+        family="clip",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*none: a sigmoid gate",
+            "averaging": "tokens, then responses",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: 4/tau sigmoid(tau (r - 1)) A, tau by the sign of A, and the gate's mean from the same sigmoid",
+                "a soft trust region, and why its value is not that of a clip",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"tau_pos": 4.0, "tau_neg": 6.0},
+        tried=({"beta": 0.1, "entropy_coef": 0.1},),
+    ),
+    "dppo": Method(
+        family="clip",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*none on ratios: tokens whose probability moved too far are held",
+            "averaging": "*tokens",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "J: which tokens are held, by |p - p_old| or binary KL, and the capped ratio as a constant weight",
+                "a bound on what is likely instead of on a ratio: rare tokens may move",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        tried=(
+            {"divergence": "kl", "divergence_low": 0.001, "divergence_high": 0.001},
+            {"divergence_low": 0.0, "divergence_high": 0.0, "ratio_cap": 1.1},
+            {"beta": 0.1, "entropy_coef": 0.1},
+        ),
+        masks={"held": "o"},
+        statuses={"o": "its probability has moved too far: no gradient"},
+    ),
+    "gmpo": Method(
+        family="clip",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*0.05 in log r, inside a geometric mean",
+            "averaging": "*one weight a response",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: the clipped log-ratios of a response, their mean, its exponential as weight of the advantage",
+                "what the geometric mean does to one token that has moved far",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        tried=({"clip_ratio_low": 0.4, "clip_ratio_high": 0.4}, {"beta": 0.1, "entropy_coef": 0.1}),
+    ),
+    "passk": Method(
+        family="baseline",
+        levers={
+            "sampling": "mixed groups only",
+            "baseline": "*mean over subsets of k",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "tokens",
+            "reward": "*pass@k of the subsets",
+        },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "b and v from the number of wrong responses by binomials, then A of a right and of a wrong response",
+                "how a reward for sets of samples becomes one for each sample, without drawing sets",
+            ),
+        },
+        acts={"pass_k": 2},
+        tried=({"pass_k": 1}, {"pass_k": 3}),
+        binary_rewards=True,
+    ),
+    "clip_b": Method(
+        family="token weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "token filter": "*unlikely words of wrong responses in certain states",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "D: tokens of A < 0 with S more than mu standard deviations below the mean; out of loss_mask with them",
+                "which tokens lower entropy when they are pushed down",
+            ),
+        },
+        acts={"clip_b_mu": 0.8},
+        tried=({"clip_b_mu": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+    ),
+    "clip_v": Method(
+        family="token weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "token filter": "*words of wrong responses that would lower entropy most, by each state's own mean",
+        },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "X and its candidates, of which the largest max_drop_ratio N leave loss_mask",
+                "the exact first-order change of entropy, and what a bound on the number of tokens does",
+            ),
+        },
+        acts={"clip_v_mu": 0.1, "max_drop_ratio": 0.2},
+        tried=({"clip_v_mu": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+    ),
+    "opefo": Method(
+        family="token weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens",
+            "token weight": "*what raises entropy against what lowers it, balanced",
+        },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "d of each token, the two flows F and K over the batch, lambda, and the weight on A",
+                "that one number can make the predicted change of entropy zero",
+            ),
+        },
+        acts={"num_minibatches": 1},
+        tried=({"flow": "sampled"}, {"flow_balance": 0.0}),
+        one_update=True,
+    ),
+    "lp_reg": Method(
+        family="penalty",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*1 down, 9 up",
+            "averaging": "*tokens",
+            "penalty": "*a KL to a min-p proxy on the unlikeliest tokens of wrong responses",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "u from proxy_gain, the floor(rho n) unlikeliest tokens with A < 0 that stand below u, and their k3",
+                "how a filter on sampling becomes a floor under learning",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"low_prob_ratio": 0.5},
+        tried=({"lp_coef": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+    ),
+    "starter": Method(
+        family="sample weight",
+        levers={
+            "baseline": "none",
+            "clip": "*0.2 below, 0.28 above",
+            "averaging": "*selected tokens",
+            "sample weight": "0.1 for right, 1 for wrong",
+            "token filter": "*the top fifth by entropy",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: the surrogate over the ceil(rho N) tokens of largest entropy",
+                "how three methods become one file, and which of them changes a line here",
+            ),
+        },
+        tried=({"top_entropy_ratio": 1.0}, {"normalize_by": "all"}, {"entropy_coef": 0.1}),
+        binary_rewards=True,
+        masks={"~selected": "o"},
+    ),
+    "positive_weight": Method(
+        family="controller",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens",
+            "sample weight": "*right ones, from 0 to 1",
+            "controller": "*that weight, in equal steps",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "A_i as in GRPO; lambda by each schedule, from state['steps'] and state['weight'], to the batch",
+                "a controller that knows only up and down, and what a step uses before it moves what the next one uses",
+            ),
+            "loss": Exercise(
+                "easy",
+                "J: the clipped surrogate, times lambda where A > 0, KL estimate and bonus, averaged over all tokens",
+                "a weight that makes the step smaller, and one that would only turn it",
+            ),
+        },
+        acts={"positive_weight": 0.3},
+        tried=(
+            {"schedule": "stage", "num_steps": 3},
+            {"schedule": "constant", "positive_weight": 1.0},
+            {"target_entropy": 9.0, "positive_weight": 0.02},
+            {"target_entropy": 0.0, "positive_weight": 0.98},
+            {"positive_weight": 0.3, "beta": 0.1, "entropy_coef": 0.1},
+        ),
+        statuses={"t": "carries gradient, times a weight between 0 and 1 if its advantage is positive"},
+    ),
+    "skywork": Method(
+        family="controller",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens of mixed groups",
+            "sampling": "*mixed groups only, the others not replaced",
+            "penalty": "*bonus for entropy",
+            "controller": "*its coefficient, in equal steps, and a gate",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "A_i as in GRPO, loss_mask on mixed groups; e, c and g in state['coef'] and ['gate'], c g to the batch",
+                "a controller that integrates, a gate that remembers one step, and a step without a signal",
+            ),
+            "loss": Exercise(
+                "easy",
+                "J: the clipped surrogate, KL estimate and a bonus with the batch's coefficient, over the tokens kept",
+                "what an entropy bonus is a mean over, and that its coefficient may be 0",
+            ),
+        },
+        acts={"entropy_coef": 0.1, "coef_step": 0.02, "target_entropy": 0.9},
+        tried=(
+            {"target_entropy": 0.0},
+            {"target_entropy": 9.0, "coef_max": 0.11},
+            {"entropy_coef": 0.01, "target_entropy": 0.0},
+            {"beta": 0.1},
+        ),
+    ),
+    "entrocraft": Method(
+        family="controller",
+        levers={
+            "baseline": "*none outside a band of entropy",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "sample weight": "*right ones alone above it, wrong ones below",
+            "controller": "*which of the three, by a band that sinks",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "A_i in its three cases, and both bounds b after state['steps'] of num_steps, linear or cosine",
+                "what right and wrong answers do to entropy, and a controller that switches instead of weighing",
+            ),
+            "loss": Exercise(
+                "medium",
+                "J: the clipped surrogate, KL estimate and entropy bonus; tokens first, then responses",
+                "the parent's loss once more from memory",
+            ),
+        },
+        tried=(
+            {"band_low_start": 9.0, "band_high_start": 9.5},
+            {"band": "off"},
+            {"band": "cosine", "band_low_start": 0.5, "band_high_start": 1.4, "num_steps": 3},
+            {"num_steps": 3, "band_low_end": 3.0, "band_high_end": 4.0},
+            {"beta": 0.1, "entropy_coef": 0.1},
+        ),
+        binary_rewards=True,
+    ),
+    "dr_grpo": Method(
+        family="baseline",
+        levers={
+            "baseline": "*group mean",
+            "clip": "0.2 on both sides",
+            "averaging": "*sums over responses, by a constant",
+        },
+        exercises={
+            "credit": Exercise("easy", "A_i: the centred reward", "one of GRPO's two divisions"),
+            "loss": Exercise(
+                "easy", "J: the sum over each response by max_response_length, then the mean", "the other division"
+            ),
+        },
+        tried=({"length_norm": True}, {"scale_by": "std"}, {"beta": 0.1, "entropy_coef": 0.1}),
+    ),
+    "seed_grpo": Method(
+        family="sample weight",
+        levers={
+            "baseline": "group mean",
+            "clip": "0.2 on both sides",
+            "averaging": "sums over responses, by a constant",
+            "sample weight": "*prompts whose answers disagree weigh less",
+        },
+    ),
+    "gspo": Method(
+        family="clip",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*0.015 down, 0.02 up, of a response's geometric mean",
+            "averaging": "tokens, then responses",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: s of each response as a value, and a gradient of 1/|o| for each of its tokens",
+                "what changes when the unit of the ratio is that of the reward",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"clip_ratio_low": 0.1, "clip_ratio_high": 0.1},
+        tried=({"beta": 0.1, "entropy_coef": 0.1},),
+    ),
+    "cispo": Method(
+        family="clip",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*none: weights capped at 5",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "reward": "charge for length",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: the capped ratio as a constant weight of A l",
+                "a weight may be bounded without taking gradients away",
+            ),
+        },
+        acts={"ratio_cap": 1.1},
+        tried=({"ratio_cap": 0.0},),
+    ),
+    "deepseek_v32": Method(
+        family="sample weight",
+        levers={
+            "baseline": "*group mean",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "sample weight": "*stale bad responses masked",
+            "penalty": "*a KL estimate with the ratio",
+        },
+    ),
+    "qae": Method(
+        family="baseline",
+        levers={
+            "baseline": "*the 0.4-quantile of a group, by standard deviation",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "reward": "charge for length",
+        },
+    ),
+    "unlikeliness": Method(
+        family="sample weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "reward": "*less for likely right responses",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "the place of each mean log-probability in its group, the reward it leaves, and GRPO's A of those",
+                "how likelihood and reward meet in one number",
+            ),
+        },
+        tried=({"rank_coef": 1.0},),
+        binary_rewards=True,
+    ),
+    "entropy_advantage": Method(
+        family="token weight",
+        levers={
+            "sampling": "mixed groups only",
+            "baseline": "*group mean, by standard deviation",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "tokens",
+            "token weight": "*a bonus for entropy on the advantage, at most half of it",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "B_j: the bonus, bounded by the advantage's size over kappa; then the parent's surrogate",
+                "that a bonus which is a constant to the gradient does not push entropy up",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        tried=({"entropy_adv_coef": 0.0}, {"entropy_adv_kappa": 3.0}),
+    ),
+    "gtpo": Method(
+        family="token weight",
+        levers={
+            "baseline": "*mean over the tokens of a group, by their deviation, for each class",
+            "clip": "0.2 below, 0.28 above",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "reward": "*shares of entropy, token by token",
+        },
+    ),
+    "grpo_s": Method(
+        family="sample weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*0.2 below, 0.28 above, of a response's mean ratio",
+            "averaging": "tokens, then responses",
+            "reward": "*shares of entropy, response by response",
+        },
+    ),
+    "bapo": Method(
+        family="clip",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*searched in each minibatch, from 0.4 below and 0.2 above",
+            "averaging": "*tokens",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "g, d, the search for b and then for a, and J with the bounds found; KL estimate, bonus, token mean",
+                "which bound can move the share of positive advantages, and a search that has to end",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"positive_share": 0.6},
+        tried=(
+            {"positive_share": 0.0},
+            {"positive_share": 1.0},
+            {"positive_share": 0.45},
+            {"clip_ratio_high_step": 0.0, "positive_share": 1.0},
+            {"beta": 0.1, "entropy_coef": 0.1},
+        ),
+    ),
+    "cw_grpo": Method(
+        family="token weight",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "covariance": "*of all tokens, group by group",
+            "token weight": "*less where it is far from 0",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "A'_j: GRPO's advantages times w_j / mean w, by kernel_weights, group by group, or shuffled there",
+                "weights that redistribute a gradient and do not shrink it, and statistics of a group's tokens",
+            ),
+        },
+        tried=({"kernel_width": 0.0}, {"kernel_width": 0.5}, {"beta": 0.1, "entropy_coef": 0.1}),
+    ),
+    "aem": Method(
+        family="sample weight",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "sample weight": "*more for the surer ones of a group",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "H_i, z_i, w_i and A'_i: GRPO's advantages times a weight by mean entropy; all 1 below min_range",
+                "a weight with mean 1 inside each group, and the range that may be 0",
+            ),
+        },
+        tried=({"entropy_modulation": 0.0}, {"entropy_modulation": -2.0}, {"min_range": 0.5}, {"min_range": 0.0}),
+    ),
+    "mcpo": Method(
+        family="penalty",
+        levers={
+            "baseline": "*as GRPO, but easy prompts all weigh the same",
+            "clip": "*0.2 below, 0.28 above",
+            "averaging": "tokens, then responses",
+            "penalty": "*log-ratio beyond 0.01 on solved prompts",
+        },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "A_i with its s, and accuracy (B,), p of each row's group; log the share of mastered rows",
+                "how much a prompt weighs by its success rate, and what dividing by a standard deviation does to it",
+            ),
+            "loss": Exercise(
+                "medium",
+                "J: GRPO's, with KL estimate and entropy bonus, less the hinge on rows with accuracy 1",
+                "a penalty that starts at an edge, on rows that have no advantage, and a mean that may be empty",
+            ),
+        },
+        acts={"mastery_delta": 0.1},
+        tried=({"flatten": False}, {"mastery_beta": 0.0}, {"mastery_delta": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+        binary_rewards=True,
+    ),
+    "archer": Method(
+        family="clip",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*0.2 on both sides, 0.5 on unsure tokens",
+            "averaging": "tokens, then responses",
+            "penalty": "*a KL to the initial policy on sure tokens",
+        },
+    ),
+    "empg": Method(
+        family="token weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "token weight": "*steps weigh more, the surer they were",
+            "reward": "*a bonus for a sure next step",
+        },
+    ),
+    "htpo": Method(
+        family="clip",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*0.2 below, 0.28 above, with exceptions by hardness, reward and entropy",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "reward": "charge for length",
+            "token filter": "*the surest and the least sure of some right responses",
+        },
+    ),
+    "still3": Method(
+        family="penalty",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "penalty": "*KL to the initial policy, annealed",
+        },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "A_i as in GRPO, and beta_k from state['steps'] of beta_steps, or of num_steps where that is 0",
+                "a schedule that goes on where a run was stopped, and what the batch carries to the loss",
+            ),
+            "loss": Exercise(
+                "medium",
+                "J: the clipped surrogate, the KL estimate with the batch's weight, the bonus; tokens, then responses",
+                "a penalty whose weight is a constant to the gradient and another one in each step",
+            ),
+        },
+        tried=(
+            {"beta_schedule": "constant"},
+            {"beta_steps": 2},
+            {"num_steps": 3},
+            {"beta": 0.0},
+            {"beta": 0.3, "entropy_coef": 0.1},
+        ),
+    ),
+}
+
+
+def method(name: str) -> Method:
+    """The record of a method; an empty one for a file of one's own."""
+    return METHODS.get(name, Method())

@@ -1,0 +1,40 @@
+"""How the benchmarks write numbers: mean and spread over seeds, intervals, tables in Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 %
+
+
+def finite(values: Iterable[float]) -> np.ndarray:
+    values = np.array(list(values), dtype=float)
+    return values[np.isfinite(values)]
+
+
+def spread(values: Iterable[float]) -> float:
+    """Standard deviation over seeds; NaN where there is one."""
+    values = finite(values)
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def plus_minus(values: Iterable[float]) -> str:
+    """Mean and standard deviation; the mean alone of one value, and a dash where there is none."""
+    values = finite(values)
+    if not len(values):
+        return "-"
+    return f"{values.mean():.3f}" + (f" ± {spread(values):.3f}" if len(values) > 1 else "")
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval over seeds; one seed has none."""
+    values = finite(values)
+    mean = float(values.mean()) if len(values) else float("nan")
+    half = T_QUANTILE[len(values) - 1] * spread(values) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return mean, mean - half, mean + half
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table."""
+    head, *body = (f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |") for cells in (heads, *rows))
+    return [head, "|---" * len(heads) + "|", *body]

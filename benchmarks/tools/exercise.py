@@ -1,0 +1,541 @@
+"""Exercises: an algorithm file with one part left blank, and a check that tells when it is right, or what is wrong.
+
+    python -m benchmarks.exercise                                      # which there are
+    python -m benchmarks.exercise kl_cov                               # writes exercises/kl_cov.py without its loss
+    python -m benchmarks.exercise kl_cov --region credit --force
+    python -m benchmarks.exercise --check exercises/kl_cov.py          # exit status 0: right; 1: not yet
+    python exercises/kl_cov.py                                         # trains, as the original does
+
+The check imports the copy and calls its assign_credit and policy_loss on random batches of several kinds, in float64,
+beside those of the original in algos/: what they write, the loss, and its gradients have to agree. Kinds go from plain
+to special (padding, a group without spread, ratios beyond the clip, a quota of no token ...), and the first on which
+the two differ is named. policy_loss is given the original's advantages, so that each function is judged by itself.
+"""
+
+import ast
+import contextlib
+import importlib
+import io
+import math
+import sys
+import textwrap
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.methods import METHODS, method
+from common import InputError
+from common.arguments import exit_on_bad_input
+from tests import sync
+
+FUNCTIONS = {"credit": "assign_credit", "loss": "policy_loss"}
+SEEDS = range(4)  # random batches of each kind
+GROUPS, SIZE, LENGTH = 3, 4, 6  # groups, responses in each, and tokens of the longest
+
+
+EXERCISES = {name: record.exercises for name, record in METHODS.items() if record.exercises}
+NOTES = {
+    "credit": "# Write into `batch` what the docstring names; return metrics, a dict that may stay empty here.",
+    "loss": "# Return (loss, metrics): a scalar with a gradient, and a dict that may stay empty here.",
+}
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------
+
+
+def blank(text: str, region: str, hint: str) -> tuple[str, int]:
+    """A file's text without the body of the function of one region, and how many lines that took away."""
+    part = sync.own_parts(text)[region]
+    lines = part.splitlines()
+    functions = {node.name: node for node in ast.parse(textwrap.dedent(part)).body if isinstance(node, ast.FunctionDef)}
+    function = functions.get(FUNCTIONS.get(region))
+    if not function:
+        raise InputError(f"its {region} region holds no function of these: {', '.join(FUNCTIONS.values())}")
+    first, last = function.body[0].end_lineno, function.end_lineno  # after the docstring
+    statement = [f'    raise NotImplementedError("{hint}")']
+    if len(statement[0]) > 120:
+        statement = ["    raise NotImplementedError(", f'        "{hint}"', "    )"]
+    lines[first:last] = [f"    {NOTES[region]}", *statement]
+    return text.replace(part, "\n".join(lines) + "\n"), last - first
+
+
+def exercise(name: str, region: str, folder: str = "exercises") -> tuple[str, int]:
+    """The text of an exercise, with commands that name its own place, and the number of lines left out."""
+    text, removed = blank(sync.read(name), region, EXERCISES[name][region].hint)
+    return text.replace(f"python algos/{name}.py", f"python {folder}/{name}.py"), removed
+
+
+def table() -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("file", no_wrap=True)
+    shown.add_column("region", no_wrap=True)
+    shown.add_column("difficulty", no_wrap=True)
+    shown.add_column("lines", justify="right")
+    shown.add_column("what one learns")
+    for name, regions in EXERCISES.items():
+        for region, entry in regions.items():
+            shown.add_row(name, region, entry.difficulty, str(exercise(name, region)[1]), entry.learns)
+    return shown
+
+
+# --- Batches ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of random batch is made, and its name in a report."""
+
+    words: str
+    padding: bool = False  # responses of different lengths
+    noise: bool = False  # numbers on padding, where the trainer has zeros
+    equal_groups: int = 0  # groups whose rewards are all equal
+    log_ratio: float = 0.02  # standard deviation of log pi / pi_old
+    flags: tuple[tuple[str, object], ...] = ()
+
+
+KINDS = (
+    Kind("plain batches (no padding, mixed groups, ratios near 1)"),
+    Kind("batches with padding", padding=True),
+    Kind("batches with numbers on the padding", padding=True, noise=True),
+    Kind("batches with a group of equal rewards", equal_groups=1),
+    Kind("batches of equal rewards only", equal_groups=GROUPS),
+    Kind("batches where nothing has moved (ratios of 1)", log_ratio=0.0),
+    Kind("batches with ratios beyond the clip", log_ratio=0.5),
+    Kind("batches with log-ratios beyond 20", log_ratio=40.0),
+)
+
+
+def kinds(name: str, region: str) -> list[Kind]:
+    """All kinds of batches that a function is tried on."""
+    found = list(KINDS)
+    if region == "loss" and method(name).needs_spread:
+        found = [kind for kind in found if kind.equal_groups < GROUPS]
+    if region == "credit":  # which does not read the log-probabilities
+        found = [kind for kind in found if kind.log_ratio == Kind.log_ratio]
+    for flags in method(name).tried:
+        words = " ".join(f"--{flag.replace('_', '-')} {value}" for flag, value in flags.items())
+        found.append(Kind(f"batches of all sorts with {words}", True, True, 1, 0.5, tuple(flags.items())))
+    return found
+
+
+def random_batch(kind: Kind, seed: int) -> tuple[dict, Tensor, Tensor]:
+    """A batch before assign_credit, and logprobs and entropy (B, T) after some updates, all in float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform() -> Tensor:
+        return torch.rand(rows, LENGTH, generator=generator, dtype=torch.float64)
+
+    def normal() -> Tensor:
+        return torch.randn(rows, LENGTH, generator=generator, dtype=torch.float64)
+
+    rows = GROUPS * SIZE
+    lengths = (
+        torch.randint(1, LENGTH + 1, (rows,), generator=generator) if kind.padding else torch.full((rows,), LENGTH)
+    )
+    mask = torch.arange(LENGTH) < lengths[:, None]
+    rewards = torch.stack([torch.randperm(SIZE, generator=generator) for _ in range(GROUPS)])  # 0 .. 3
+    right = torch.randint(1, SIZE, (GROUPS, 1), generator=generator)
+    rewards = (rewards < right).double()  # from one right response to all but one
+    for group in range(kind.equal_groups):
+        rewards[group] = float((group + seed) % 2 == 0)
+    logprobs, entropy = -3 * uniform() ** 2, 2 * uniform()
+    values = {
+        "old_logprobs": logprobs - kind.log_ratio * normal(),
+        "ref_logprobs": logprobs - 0.3 * normal(),
+        "entropy": 2 * uniform(),
+        "values": normal(),  # of a critic
+        "state_mean": 0.3 * normal(),
+        "proxy_gain": 0.5 * uniform(),
+    }
+    if not kind.noise:
+        values, logprobs, entropy = {k: v * mask for k, v in values.items()}, logprobs * mask, entropy * mask
+    return {"mask": mask, "rewards": rewards.view(-1)} | values, logprobs, entropy
+
+
+# --- Comparing --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Difference:
+    """Where a copy first differs on one batch. `got` and `want` are tensors of one shape, or None."""
+
+    text: str
+    output: str = ""
+    got: Tensor | None = None
+    want: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def load_copy(path: Path) -> ModuleType:
+    """The module in a file, compiled anew each time. Raises InputError if it cannot be imported."""
+    module, before = ModuleType(f"exercise_{path.stem}"), list(sys.path)
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module  # dataclasses look there
+    try:
+        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); write it with: -m benchmarks.exercise NAME"
+        ) from None
+    except Exception as error:
+        raise InputError(f"{path} cannot be imported ({type(error).__name__}: {error})") from None
+    finally:
+        sys.path[:] = before
+    if missing := [name for name in ("Args", *FUNCTIONS.values()) if not hasattr(module, name)]:
+        raise InputError(f"{path} has no {' and no '.join(missing)}")
+    return module
+
+
+def where(module: ModuleType, error: Exception) -> str:
+    """The line of the copy that an exception came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(module.__file__)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def compare(output: str, got: object, want: Tensor, mask: Tensor | None, exact: bool = False) -> Difference | None:
+    """Nothing, or in what way an output differs from the original's."""
+    if not isinstance(got, Tensor):
+        return Difference(f"{output} is {'missing' if got is None else f'a {type(got).__name__}'} instead of a tensor")
+    got = got.detach()
+    if got.shape != want.shape:
+        return Difference(f"{output} has shape {tuple(got.shape)} instead of {tuple(want.shape)}")
+    if want.dtype == torch.bool and got.dtype != torch.bool:
+        return Difference(f"{output} has type {got.dtype} instead of {want.dtype}")
+    left, right = got.double(), want.double()
+    near = left == right if exact else torch.isclose(left, right, rtol=1e-9, atol=1e-11)
+    if near.all():
+        return None
+    error = (left - right).abs().masked_fill(near, 0).nan_to_num(math.inf, math.inf)
+    place = torch.unravel_index(error.argmax(), error.shape) if error.ndim else ()
+    words = ""
+    if len(place) == 2:
+        inside = mask is None or mask[place]
+        words = f" (response {place[0]}, {'token' if inside else 'on padding, position'} {place[1]})"
+    elif len(place) == 1:
+        words = f" (response {place[0]})"
+    found, expected = left[place].item(), right[place].item()
+    digits = next((n for n in (3, 6, 9) if f"{found:.{n}g}" != f"{expected:.{n}g}"), 12)
+    shown = f"{found:.{digits}g} instead of {expected:.{digits}g}"
+    if want.dtype == torch.bool:
+        shown = f"{bool(found)} instead of {bool(expected)}"
+    return Difference(f"{output}: {shown}{words}", output, left, right, mask)
+
+
+def as_tensor(value: object) -> object:
+    """A number as a tensor, anything else as it is."""
+    return torch.tensor(float(value), dtype=torch.float64) if isinstance(value, int | float) else value
+
+
+def copied(batch: dict) -> dict:
+    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+class Different(Exception):
+    """Raised with the Difference that makes any comparison of numbers pointless."""
+
+
+@dataclass
+class Pair:
+    """An original and a copy under the same settings."""
+
+    name: str
+    original: ModuleType
+    copy: ModuleType
+
+    def args(self, flags: dict) -> list:
+        flags = {"num_generations": SIZE, "max_response_length": LENGTH} | method(self.name).acts | flags
+        return [module.Args(**flags) for module in (self.original, self.copy)]
+
+    def credit(self, kind: Kind, seed: int, metrics: set[str]) -> Difference | None:
+        """assign_credit, on three batches in a row where it uses `state`; `metrics` gains those that differ."""
+        args, states = self.args(dict(kind.flags)), ({}, {})
+        for turn in range(3):
+            batch = random_batch(kind, 100 * seed + turn)[0]
+            ours, theirs = copied(batch), copied(batch)
+            known = self.original.assign_credit(ours, args[0], states[0])
+            found = self.copy.assign_credit(theirs, args[1], states[1])
+            for key in sorted(ours.keys() - batch.keys()):
+                got, want = as_tensor(theirs.get(key)), as_tensor(ours[key])
+                if problem := compare(f"batch['{key}']", got, want, batch["mask"] if want.ndim == 2 else None):
+                    return problem
+            for key in states[0] | states[1]:
+                got, want = (as_tensor(state.get(key, 0.0)) for state in reversed(states))
+                if problem := compare(f"state['{key}']", got, want, None):
+                    return problem
+            if not isinstance(found, dict):
+                return Difference("what it returns is no dict of metrics")
+            metrics |= differing_metrics(found, known)
+            if not states[0] | states[1]:  # nothing is remembered: one batch says it all
+                break
+        return None
+
+    def rounding(self) -> Difference | None:
+        """Eight rewards of 0.3 in float32: their mean is not 0.3, and the advantages have to be 0 all the same."""
+        batch, _, _ = random_batch(KINDS[0], 0)
+        batch = {key: v[:8].float() if v.is_floating_point() else v[:8] for key, v in batch.items()}
+        batch["rewards"] = torch.full((8,), 0.3)
+        args = self.args({"num_generations": 8, "max_response_length": 12})[1]
+        self.copy.assign_credit(batch, args, {})
+        return compare("batch['advantages']", batch.get("advantages"), torch.zeros(8, LENGTH), None, exact=True)
+
+    def inputs(self, kind: Kind, seed: int) -> tuple[dict, Tensor, Tensor]:
+        """What policy_loss is given, with the original's credit."""
+        batch, logprobs, entropy = random_batch(kind, seed)
+        self.original.assign_credit(batch, self.args(dict(kind.flags))[0], {})
+        return batch, logprobs, entropy
+
+    def gradients(self, which: int, flags: dict, inputs: tuple[dict, Tensor, Tensor], seed: int = 0) -> tuple:
+        """(loss, metrics, gradient by logprobs, gradient by entropy) of the original (0) or the copy (1)."""
+        batch, *values = inputs
+        leaves = [value.clone().requires_grad_() for value in values]
+        torch.manual_seed(seed)
+        result = (self.original, self.copy)[which].policy_loss(*leaves, copied(batch), self.args(flags)[which])
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            raise Different(Difference("what it returns is not (loss, metrics)"))
+        loss, metrics = result
+        if not isinstance(loss, Tensor) or loss.ndim:
+            shape = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise Different(Difference(f"the loss is {shape} instead of a scalar tensor"))
+        if not loss.requires_grad:
+            raise Different(Difference("the loss has no gradient: was everything detached?"))
+        return loss, metrics, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+    def loss(self, kind: Kind, seed: int, metrics: set[str]) -> Difference | None:
+        """policy_loss and its gradients; `metrics` gains those that differ."""
+        inputs = self.inputs(kind, seed)
+        mask, flags = inputs[0]["mask"], dict(kind.flags)
+        known, found = (self.gradients(which, flags, inputs) for which in (0, 1))
+        names = {0: "the loss", 2: "its gradient by logprobs", 3: "its gradient by entropy"}
+        for index, output in names.items():
+            if problem := compare(output, found[index], known[index], inputs[0]["loss_mask"] if index == 0 else mask):
+                return problem
+        metrics |= differing_metrics(found[1], known[1])
+        return None
+
+    def draw(self) -> Difference | None:
+        """A random selection where the quota is smaller than the window: any draw of the right size will do."""
+        share = method(self.name).draws
+        kind = Kind("", padding=True, log_ratio=0.3)
+        for seed in SEEDS:
+            inputs = self.inputs(kind, seed)
+            everything, window = (self.gradients(0, {share: r}, inputs)[2] for r in (0.0, 1.0))
+            tokens = inputs[0]["mask"].sum().item()
+            candidates = (everything != 0) & (window == 0)
+            got = self.gradients(1, {share: 0.1}, inputs)[2]
+            left_out = (everything != 0) & (got == 0)
+            quota = min(int(0.1 * tokens), int(candidates.sum()))
+            if left_out.sum() != quota:
+                return Difference(f"{int(left_out.sum())} tokens are left out instead of {quota} of {tokens}")
+            if (left_out & ~candidates).any():
+                return Difference("a token outside the window is left out")
+            if problem := compare("its gradient by logprobs", got[~left_out], everything[~left_out], None):
+                return problem
+        drawn = {tuple((self.gradients(1, {share: 0.1}, inputs, seed)[2] == 0).flatten().tolist()) for seed in SEEDS}
+        return None if len(drawn) > 1 else Difference("the same tokens are left out every time, not random ones")
+
+
+def differing_metrics(found: dict, known: dict) -> set[str]:
+    """Names of the original's metrics that are missing or have another value."""
+
+    def same(key: str) -> bool:
+        try:
+            return math.isclose(found[key], known[key], rel_tol=1e-6, abs_tol=1e-9) or (
+                math.isnan(found[key]) and math.isnan(known[key])
+            )
+        except (KeyError, TypeError):
+            return False
+
+    return {key for key in known if not same(key)}
+
+
+def guess(problems: list[Difference]) -> str | None:
+    """A common mistake that would make just this difference on every batch of a kind, in words."""
+    first = problems[0]
+    same = [problem for problem in problems if problem.output == first.output and problem.got is not None]
+    if not same or len(same) < len(problems):
+        return None
+    factors = []
+    for problem in same:
+        ratio = (problem.got / problem.want)[problem.want.abs() > 1e-9]
+        if not len(ratio) or (problem.got[problem.want.abs() <= 1e-9].abs() > 1e-6).any():
+            return None
+        if not ratio.isfinite().all() or ratio.max() - ratio.min() > 1e-4 * ratio.abs().max():
+            return None
+        factors.append(ratio.mean().item())
+
+    def all_are(*expected: float) -> bool:
+        return all(math.isclose(f, e, rel_tol=1e-4) for f, e in zip(factors, expected, strict=True))
+
+    count = len(same)
+    if all(abs(factor - 1) < 1e-3 for factor in factors):
+        return "nearly right: look at a small constant, such as the 1e-6 beside the standard deviation"
+    if all_are(*[-1.0] * count):
+        return "every number has the wrong sign"
+    if first.output.startswith("batch"):
+        if all_are(*[math.sqrt(SIZE / (SIZE - 1))] * count):
+            return "the standard deviation lacks Bessel's correction: it divides by G instead of G - 1"
+    elif first.mask is not None:
+        tokens = [problem.mask.sum().item() for problem in same]
+        if all_are(*[n / problem.mask.numel() for n, problem in zip(tokens, same, strict=True)]):
+            return "the mean is over all positions, padding included, instead of over the tokens of the mask"
+        if all_are(*map(float, tokens)):
+            return "this is a sum over the tokens, not their mean"
+        if all_are(*[n / len(problem.mask) for n, problem in zip(tokens, same, strict=True)]):
+            return "this is a sum over each response, divided by the number of responses"
+    if all_are(*[factors[0]] * count):
+        return f"every number is {factors[0]:.4g} times what it should be"
+    return None
+
+
+def attempts(pair: Pair, region: str) -> Iterator[tuple[str, list[Callable[[set[str]], Difference | None]]]]:
+    """(kind of batch in words, one trial for each seed) for everything that a function is tried on."""
+    judge = pair.credit if region == "credit" else pair.loss
+    for kind in kinds(pair.name, region):
+        yield kind.words, [lambda metrics, k=kind, s=seed: judge(k, s, metrics) for seed in SEEDS]
+    if region == "credit" and not method(pair.name).binary_rewards:
+        yield "a group of eight rewards of 0.3 in float32, whose mean rounds", [lambda metrics: pair.rounding()]
+    if region == "loss" and method(pair.name).draws:
+        yield "batches where the quota is smaller than the window", [lambda metrics: pair.draw()]
+
+
+def check(path: Path, regions: Iterable[str] = tuple(FUNCTIONS)) -> tuple[bool, list[str]]:
+    """Whether the functions of a copy do what the original's do, and a report in words."""
+    name = path.stem
+    if name not in sync.algorithms():
+        raise InputError(f"{path}: no algorithm is called {name}; its name has to be one of {', '.join(EXERCISES)}")
+    pair = Pair(name, importlib.import_module(f"algos.{name}"), load_copy(path))
+    try:
+        pair.gradients(0, {}, pair.inputs(KINDS[0], 0))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"algos/{name}.py cannot be checked: random batches are not enough for it ({reason})"
+        ) from None
+    right, lines = True, []
+    for region in regions:
+        function = FUNCTIONS[region]
+        agreeing, differing, metrics, batches = [], {}, set(), 0
+        for words, trials in attempts(pair, region):
+            problems = []
+            for trial in trials:
+                try:
+                    # Settings are meant to be odd here: no warnings.
+                    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
+                        problem = trial(metrics)
+                except NotImplementedError as error:
+                    problem = Difference(f"it is still blank: {error}")
+                except Different as error:
+                    problem = error.args[0]
+                except Exception as error:
+                    problem = Difference(f"it raises {type(error).__name__}{where(pair.copy, error)}: {error}")
+                batches += 1
+                if problem:
+                    problems.append(problem)
+                    if differing:  # only the first kind is looked at closely
+                        break
+            if problems:
+                differing[words] = problems
+            else:
+                agreeing.append(words)
+        if not differing:
+            lines.append(
+                f"{function} is right: it agrees with algos/{name}.py on {batches} trials of {len(agreeing)} kinds"
+            )
+            if metrics:
+                lines.append(
+                    f"  metrics that are missing or differ, which no training needs: {', '.join(sorted(metrics))}"
+                )
+            continue
+        right = False
+        words, problems = next(iter(differing.items()))
+        if problems[0].text.startswith("it is still blank"):
+            lines.append(f"{function}: {problems[0].text}")
+            continue
+        lines += [f"{function} is not right yet.", f"  On {words}: {problems[0].text}"]
+        if (text := guess(problems)) or (text := only_gradient(differing)):
+            lines.append(f"  That looks like this: {text}.")
+        lines.append(f"  It agrees on: {'; '.join(agreeing) or 'nothing'}")
+        if others := list(differing)[1:]:
+            lines.append(f"  It differs too on: {'; '.join(others)}")
+    return right, lines
+
+
+def only_gradient(differing: dict[str, list[Difference]]) -> str | None:
+    if all(problem.output.startswith("its gradient") for problems in differing.values() for problem in problems):
+        return (
+            "the loss itself agrees everywhere, so something that should be a constant carries gradient, or the reverse"
+        )
+    return None
+
+
+# --- Command line -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """algorithm to make an exercise of; without it: the list"""
+    region: Literal["credit", "loss"] | None = None
+    """which part is left blank; by default the one that holds the method's idea"""
+    out: Path = Path("exercises")
+    """folder for the copy, in the root of the repository: from there the copy finds common/"""
+    force: bool = False
+    """write over an existing copy"""
+    check: Path | None = None
+    """a copy to be judged"""
+
+
+def write(args: Args) -> tuple[Path, str]:
+    """Where the copy is, from the repository's root, and which region is blank."""
+    if args.name not in EXERCISES:
+        what = "has no exercise yet" if args.name in sync.algorithms() else "is no algorithm"
+        raise InputError(f"{args.name} {what}; name one of {', '.join(EXERCISES)}")
+    folder = args.out.resolve()
+    if folder.parent != sync.ROOT or folder.name in ("algos", "common", "tests", "benchmarks"):
+        raise InputError(f"--out {args.out}: name a folder of its own in {sync.ROOT}, where the copy finds common/")
+    path = folder / f"{args.name}.py"
+    if path.exists() and not args.force:
+        raise InputError(f"{path.relative_to(sync.ROOT)} exists; keep it, or write over it with --force")
+    folder.mkdir(exist_ok=True)
+    region = args.region or next(iter(EXERCISES[args.name]))
+    if region not in EXERCISES[args.name]:
+        raise InputError(f"{args.name} has no exercise on its {region}; leave --region out")
+    path.write_text(exercise(args.name, region, folder.name)[0])
+    return path.relative_to(sync.ROOT), region
+
+
+def main(args: Args) -> int:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    if args.check:
+        right, lines = check(args.check)
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
+        return int(not right)
+    if args.name is None:
+        console.print(table())
+        console.print("python -m benchmarks.exercise FILE [--region REGION]", markup=False)
+        return 0
+    path, region = write(args)
+    entry = EXERCISES[args.name][region]
+    console.print(f"wrote {path}: {FUNCTIONS[region]} is blank ({entry.difficulty}); {entry.hint}", markup=False)
+    console.print(f"when it is filled in: python -m benchmarks.exercise --check {path}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        status = main(tyro.cli(Args, description=__doc__))
+    raise SystemExit(status)
