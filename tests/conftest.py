@@ -1,9 +1,9 @@
-"""What must be settled before torch is imported, and a saved tiny checkpoint."""
+"""What must be settled before torch is imported, how tests share the cores, and a saved tiny checkpoint."""
 
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve other processes on the machine
-os.environ["OMP_NUM_THREADS"] = "1"  # also for the scripts that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the scripts that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
 
 from pathlib import Path
@@ -13,7 +13,24 @@ import torch
 
 from tests.helpers import save_tiny
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core; none besides this one for one file, which is done before they have started."""
+    one = len(config.args) == 1 and config.args[0].partition("::")[0].endswith(".py")
+    return 0 if one else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share something costly run in one process: a fixture of their file, or the gallery."""
+    for item in items:
+        scopes = {name: found[-1].scope for name, found in item._fixtureinfo.name2fixturedefs.items()}
+        if "gallery" in scopes:
+            item.add_marker(pytest.mark.xdist_group("gallery"))
+        elif "module" in scopes.values():
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from benchmarks.pretrain_tiny import make_tokenizer
+from common.batch import Response, Sample
 from common.policy import Policy
-from common.rollout import Response, Sample
-from common.tasks import Problem
+from common.problems import Problem
 from common.verifier import Verdict
 
 CONFIGS = {"qwen2": Qwen2Config, "llama": LlamaConfig, "neox": GPTNeoXConfig, "phi": PhiConfig}

@@ -8,6 +8,7 @@ The file holds a list of commands, each a script of algos/ and its flags. Exit s
 import json
 import runpy
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch.distributed as dist
@@ -15,13 +16,14 @@ import torch.distributed as dist
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common import ranks, run  # noqa: E402
+from common import basics, ranks, records, tasks  # noqa: E402
 
-run.draw_curves = lambda *_: None
+records.draw_curves = lambda *_: None
+tasks.load_problems = cache(tasks.load_problems)
 ranks.stop = dist.barrier  # the ranks stay together
 
 for name, *flags in json.loads(Path(sys.argv[1]).read_text()):
-    run.warn_once.cache_clear()
+    basics.warn_once.cache_clear()
     sys.argv = [f"{name}.py", *flags]
     runpy.run_path(str(ROOT / "algos" / f"{name}.py"), run_name="__main__")
 dist.destroy_process_group()

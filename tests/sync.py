@@ -5,10 +5,12 @@
 
 A file's own parts are its head docstring and its fenced regions (`# [algo: name]` to `# [/algo]`); all else is the
 skeleton. The ledger, tests/ledger.csv, holds how many lines and hunks of code separate each file from its parent (named
-in its head, `Parent: dapo.py`; else grpo.py), so that growth is a decision that shows in a review. A head is counted
-apart: what it says of paper and code should not be cut short to save lines.
+in its head, `Parent: dapo.py`; else grpo.py), so that growth is a decision that shows in a review. A line of code that
+is replaced counts once; comments, docstrings and blank lines do not count. The head's lines are counted apart: what it
+says of paper and code should not be cut short to save lines.
 """
 
+import ast
 import csv
 import difflib
 import io
@@ -18,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALGOS, LEDGER = ROOT / "algos", ROOT / "tests" / "ledger.csv"
-REGIONS = ("args", "credit", "loss", "sample")  # in their order in a file
+REGIONS = ("args", "credit", "loss", "setup", "sample", "score", "update", "end")  # in their order in a file
 HEAD = re.compile(r'\A"""(.*?)"""\n', re.DOTALL)
 REGION = re.compile(r"^ *# \[algo: (\w+)\]\n.*?^ *# \[/algo\]\n", re.DOTALL | re.MULTILINE)
 
@@ -55,11 +57,28 @@ def parent(name: str) -> str | None:
     return found[1] if found else (None if name == "grpo" else "grpo")
 
 
+def code(text: str) -> str:
+    """A file's lines of code: no docstrings, comments and blank lines."""
+    strings = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    lines = [line for number, line in enumerate(text.splitlines(), 1) if number not in strings]
+    return "\n".join(line for line in lines if line.strip() and not line.strip().startswith("#"))
+
+
 def changes(old: str, new: str) -> tuple[int, int]:
-    """Lines removed and added, and the number of places, from one text to another."""
+    """Lines that are other, gone or new from one text to another, and in how many places."""
     codes = difflib.SequenceMatcher(None, old.splitlines(), new.splitlines(), autojunk=False).get_opcodes()
-    changed = [code for code in codes if code[0] != "equal"]
-    return sum(code[2] - code[1] + code[4] - code[3] for code in changed), len(changed)
+    changed = [(code[2] - code[1], code[4] - code[3]) for code in codes if code[0] != "equal"]
+    return sum(map(max, changed)), len(changed)
+
+
+def distance(base: str, name: str) -> tuple[int, int]:
+    """Lines of code that a file changes in another, and in how many places."""
+    return changes(code(read(base)), code(read(name)))
 
 
 def ledger() -> str:
@@ -71,9 +90,7 @@ def ledger() -> str:
         text, base = read(name), parent(name)
         row = [name, base or "", len(text.splitlines())]
         if base:
-            old, new = read(base), text
-            head, _ = changes(own_parts(old)["head"], own_parts(new)["head"])
-            row += [*changes(HEAD.sub("", old), HEAD.sub("", new)), head]
+            row += [*distance(base, name), changes(own_parts(read(base))["head"], own_parts(text)["head"])[0]]
         else:
             row += [0, 0, 0]
         writer.writerow(row)

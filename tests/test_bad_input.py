@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import policy
+from common import loading
+from tests.helpers import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "algos" / "grpo.py"
@@ -160,6 +161,24 @@ def damaged_tokenizer(model: Path) -> None:
     (model / "tokenizer.json").write_text("{")
 
 
+def code_of_its_own(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "mystery", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "own.py").write_text("raise SystemExit('the code was run')")
+
+
+def an_adapter(model: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "owner/name"}')
+
+
+def one_weight_is_nan(model: Path) -> None:
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -173,6 +192,9 @@ def damaged_tokenizer(model: Path) -> None:
         (weights_without_one_tensor, ["model", "lacks weights", "model.layers.1.mlp.up_proj.weight"]),
         (no_tokenizer, ["model", "tokenizer", "save the tokenizer beside the weights"]),
         (damaged_tokenizer, ["model", "tokenizer"]),
+        (code_of_its_own, ["model", "program code of its own, which is never run"]),
+        (an_adapter, ["model", "is an adapter; merge it"]),
+        (one_weight_is_nan, ["model", "not finite", "model.layers.1.mlp.up_proj.weight"]),
     ],
 )
 def test_unusable_model(damage, words, refused, tiny_checkpoint, tmp_path):
@@ -197,7 +219,7 @@ PROCEDURAL = ("countdown", "arithmetic", "gcd", "sorting", "letter_counting", "r
 
 
 @pytest.mark.parametrize("flag", ["task", "eval-task"])
-@pytest.mark.parametrize("name", ["countdwon", "maths", "", "problems.csv", "countdown=3"])
+@pytest.mark.parametrize("name", ["countdwon", "maths", "", "countdown=3"])
 def test_unknown_task_names_the_known_ones(flag, name, refused):
     if flag == "eval-task" and not name:
         pytest.skip("an empty --eval-task is the default")
@@ -266,7 +288,7 @@ def test_damaged_line_is_numbered(flag, damage, words, refused, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [("", "''"), ("  ", "' '"), (42, "42"), (None, "None"), (["4"], "['4']"), (True, "True")],
+    [(True, "True"), (["4", "5"], "['4', '5']"), ({}, "{}"), (float("inf"), "inf"), ([["4"]], "[['4']]")],
 )
 def test_answer_that_is_no_text(value, shown, refused, tmp_path):
     rows = [*ROWS[:4], {"prompt": "9+9=", "answer": value}]
@@ -275,7 +297,7 @@ def test_answer_that_is_no_text(value, shown, refused, tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "  ", 42, None, [], ["1+1="], [{"role": "user"}], [{"role": 1, "content": "1+1="}]],
+    [42, {}, ["1+1="], [{"role": "user"}], [{"role": 1, "content": "1+1="}], [{"role": "user", "content": ["1+1="]}]],
 )
 def test_prompt_that_is_no_text(value, refused, tmp_path):
     rows = [*ROWS[:4], {"prompt": value, "answer": "2"}]
@@ -301,7 +323,7 @@ def test_gated_model(refused, monkeypatch):
     def gated(*_, **__):
         raise OSError(GATED)
 
-    monkeypatch.setattr(policy.AutoModelForCausalLM, "from_pretrained", gated)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", gated)
     refused({"model": "a/b"}, "gated repo", "hf auth login")
 
 
@@ -386,7 +408,7 @@ def test_file_too_small_to_hold_out_anything(refused, tmp_path):
     refused({"task": jsonl(tmp_path / "one.jsonl", ROWS[:1])}, "nothing to train on", "add problems")
 
 
-@pytest.mark.parametrize("name", ["nowhere.jsonl", "nowhere.parquet", "directory.jsonl"])
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "nowhere.csv", "nowhere.parquet", "directory.jsonl"])
 def test_task_file_missing(name, refused, tmp_path):
     (tmp_path / "directory.jsonl").mkdir()
     refused({"task": tmp_path / name}, str(tmp_path / name), "does not exist or is not a file")
@@ -620,7 +642,7 @@ def cut_weights(run: Path) -> None:
         (no_optimizer, ["cannot resume", "optimizer", "missing", "remove"]),
         (cut_optimizer, ["cannot resume", "optimizer", "damaged", "remove"]),
         (lost_shard, ["cannot resume", "optimizer", "missing", "remove"]),
-        (cut_weights, ["step-000001", "cannot be loaded"]),
+        (cut_weights, ["step-000001", "the model of step-000001 is missing or damaged"]),
     ],
 )
 def test_resume_from_what_cannot_be_resumed(damage, words, refused, old_run, tmp_path):
@@ -639,7 +661,8 @@ def test_resume_with_another_flag(flag, value, refused, old_run):
 
 
 def test_resume_with_another_model(refused, old_run, tmp_path, tiny_checkpoint):
-    shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    """Of the same shapes: only the content tells."""
+    save_tiny(tmp_path / "other", seed=1)  # tiny_checkpoint has seed 0
     refused({"resume": old_run, "model": tmp_path / "other"}, "another --model", "leave that flag out", base={})
 
 

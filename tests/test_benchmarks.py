@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/memory.py, scaling.py and throughput.py, and a tiny run of each."""
+"""The arithmetic of benchmarks.memory, scaling.py and throughput.py, and a tiny run of each."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from benchmarks import memory, scaling, throughput
-from common.policy import Policy
+from common.passes import TokenModel
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,8 +86,8 @@ def test_every_way_leaves_the_same_gradients(way: str) -> None:
 def test_graph_is_kept_in_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else "graph kept" would be measured without one."""
     calls = []
-    hidden_of = Policy._hidden
-    monkeypatch.setattr(Policy, "_hidden", lambda self, part: calls.append(part) or hidden_of(self, part))
+    hidden_of = TokenModel.hidden
+    monkeypatch.setattr(TokenModel, "hidden", lambda self, part: calls.append(part) or hidden_of(self, part))
     for way, passes in (("ours", 2), ("graph kept", 1)):
         calls.clear()
         memory.PASSES[way](memory.wide_policy(512, "cpu", 0), *memory.random_batch(16, 512, 0))

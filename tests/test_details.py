@@ -1,4 +1,4 @@
-"""The one-line variants of benchmarks/details.py, the arithmetic on them, and the page that shows them."""
+"""The one-line variants of benchmarks.details, the arithmetic on them, and the page that shows them."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""benchmarks/evaluate.py: majority votes, paired intervals, top-p, and two checkpoints compared from the shell."""
+"""benchmarks.evaluate: majority votes, paired intervals, top-p, and two checkpoints compared from the shell."""
 
 import json
 import os
@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from benchmarks.evaluate import PRESETS, Args, Sampling, compare, majority_at_k, measure, sampling_of
+from common.batch import Response, Sample
+from common.hf import TopP
 from common.hub import KNOWN
-from common.rollout import Response, Sample, make_sampler, nucleus
-from common.tasks import Problem
+from common.problems import Problem
+from common.rollout import make_sampler
 from common.verifier import Verdict
 from tests.helpers import tiny_policy
 
@@ -82,10 +84,10 @@ def test_difference_is_paired_by_problem() -> None:
 
 def test_nucleus_keeps_the_likeliest_that_reach_top_p() -> None:
     probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.97, 0.01, 0.01, 0.01]])
-    kept = nucleus(probabilities, 0.7)
+    kept = TopP(0.7)(probabilities, 0)
     assert kept.tolist() == torch.tensor([[0, 0.5, 0, 0.25], [0.97, 0, 0, 0]]).tolist()
     assert torch.equal(
-        nucleus(probabilities, 0.76) > 0, torch.tensor([[False, True, True, True], [True, False, False, False]])
+        TopP(0.76)(probabilities, 0) > 0, torch.tensor([[False, True, True, True], [True, False, False, False]])
     )
 
 
@@ -95,9 +97,9 @@ def test_sampling_with_top_p_draws_from_the_nucleus_alone() -> None:
     prompt = policy.encode("1+1=")
     with torch.no_grad():
         distribution = policy.model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
-    allowed = nucleus(distribution[None], 0.5)[0].nonzero()[:, 0].tolist()
+    allowed = TopP(0.5)(distribution[None], 0)[0].nonzero()[:, 0].tolist()
     assert 1 < len(allowed) < 100
-    cut = {r.token_ids[0] for r in sampler.generate([prompt], 300, 1.0, 1, 0, top_p=0.5)}
+    cut = {r.token_ids[0] for r in sampler.generate([prompt], 300, 1.0, 1, 0, transform=TopP(0.5))}
     free = {r.token_ids[0] for r in sampler.generate([prompt], 300, 1.0, 1, 0)}
     assert cut <= set(allowed) and not free <= set(allowed)
     [greedy] = sampler.generate([prompt], 1, 1e-6, 1, 0)

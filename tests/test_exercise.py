@@ -21,9 +21,10 @@ def report(tmp_path, text: str, name: str, regions: tuple[str, ...] = tuple(FUNC
     return right, "\n".join(lines)
 
 
-def test_every_file_has_both_exercises() -> None:
-    assert {*EXERCISES} == {*sync.algorithms()}
-    assert all({*regions} == {*FUNCTIONS} for regions in EXERCISES.values())
+def test_exercises_leave_a_function_blank() -> None:
+    assert {*FUNCTIONS} <= {*sync.REGIONS} and all({*regions} <= {*FUNCTIONS} for regions in EXERCISES.values())
+    with pytest.raises(InputError, match="its sample region holds no function"):
+        exercise.blank(sync.read("grpo"), "sample", "")
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -87,7 +88,7 @@ MISTAKES = [
     ("kl_cov", ".masked_fill(~mask, -torch.inf)", "", ["padding"]),
     ("kl_cov", "args.kl_cov_coef * log_ratio.abs()", "args.kl_cov_coef * log_ratio", ["the loss"]),
     ("kl_cov", "coef * log_ratio.abs()", "coef * log_ratio.detach().abs()", ["the loss itself agrees everywhere"]),
-    ("forking_tokens", "math.ceil(args", "math.floor(args", ["the loss"]),
+    ("forking_tokens", "ceil(args", "int(args", ["the loss"]),
     ("forking_tokens", 'if args.normalize_by == "selected" else mask', "", ["--normalize-by all"]),
     ("forking_tokens", ".masked_fill(~mask, -torch.inf)", "", ["numbers on the padding"]),
     ("nsr", 'mb["loss_mask"]', 'mb["mask"]', ["--positive-weight 0.0", "The loss"]),
@@ -106,6 +107,24 @@ MISTAKES = [
     ("opo", "return loss, {}", "return loss.detach(), {}", ["the loss has no gradient"]),
     ("opo", "return loss, {}", "return loss.expand(2), {}", ["of shape (2,)"]),
     ("opo", "return loss, {}", "return loss / undefined, {}", ["it raises NameError, line", "undefined"]),
+    ("steer", "p * (1 - p) * surprise", "p * surprise", ["On plain batches", "the loss"]),
+    ("steer", 'values + mb["entropy"]', "values + entropy.detach()", ["On plain batches", "the loss"]),
+    ("steer", ' - mb["state_mean"]', "", ["with --omega exact"]),
+    ("steer", ".abs() * mask", ".abs()", None),  # advantages are 0 on padding
+    ("steer", "/ mask.sum().clamp(min=1)  #", "/ (weights * mask).sum()  #", ["On plain batches", "the loss"]),
+    ("steer", "values = logprobs.detach()", "values = logprobs", ["the loss itself agrees everywhere"]),
+    ("vapo", ".clamp(min=0) if", " if", ["with --gae-alpha 0.3"]),
+    ("vapo", "2 * batch", "batch", ["batch['advantages']"]),
+    ("vapo", "~last * values.roll(-1, 1)", "values.roll(-1, 1)", ["batch['advantages']"]),
+    ("vapo", 'batch["values"] * batch["mask"]', 'batch["values"]', None),  # what follows the last token is not read
+    ("vapo", "- values) * mask", "- values)", ["On batches with padding", "batch['advantages']"]),
+    ("vapo", "right.sum().clamp(min=1)", "mask.sum()", ["the loss"]),
+    ("vapo", "+ args.nll_coef * nll", "- args.nll_coef * nll", ["the loss"]),
+    ("aepo", "entropy.detach()[mask]", "entropy[mask]", ["the loss itself agrees everywhere"]),
+    ("aepo", "/ chosen.std()", "/ chosen.std(unbiased=False)", ["the loss"]),
+    ("aepo", "ratio / ratio.detach() - 1", "ratio - ratio.detach()", ["its gradient by logprobs"]),
+    ("aepo", "if args.keep_clipped_gradient:", "if True:", ["with --keep-clipped-gradient False"]),
+    ("aepo", "1 + args.clip_ratio_high) * (ratio /", "1.0) * (ratio /", ["On batches with ratios beyond the clip"]),
 ]
 
 
@@ -175,7 +194,8 @@ def test_command_line(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(InputError, match="is no algorithm"):
         exercise.main(exercise.Args("ppo"))
     assert exercise.main(exercise.Args()) == 0
-    assert len(re.findall(r"^ \w+ +(?:loss|credit) +(?:easy|medium|hard) +\d+ ", capsys.readouterr().out, re.M)) == 16
+    listed = re.findall(r"^ \w+ +(?:loss|credit) +(?:easy|medium|hard) +\d+ ", capsys.readouterr().out, re.M)
+    assert len(listed) == len(ALL)
 
 
 @pytest.mark.slow

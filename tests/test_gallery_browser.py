@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import sync
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (tests/requirements.txt)")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Debian's chromium (apt-get install chromium)")
@@ -143,6 +145,25 @@ def test_buttons(browser, gallery: Path) -> None:
     assert luminance(dark) < 0.1 < luminance(light)
     page.goto((gallery / "map.html").as_uri())
     assert page.evaluate(ground) == dark  # kept from page to page
+    page.context.close()
+
+
+def test_any_two_files_are_compared_on_demand(browser, gallery: Path) -> None:
+    """What a page made here shows of a pair that has one; both files whole, whichever are chosen."""
+    complaints: list[str] = []
+    page = open_page(browser, complaints)
+    texts = "nodes => nodes.map(node => node.textContent)"
+    shown = []
+    for place in ("diffs/dapo-kl_cov.html", "compare.html#dapo-kl_cov"):
+        page.goto(f"{gallery.as_uri()}/{place}")
+        shown.append([page.locator(f".diff > .code td.{kind}").evaluate_all(texts) for kind in ("del", "ins")])
+    assert shown[0] == shown[1]
+    page.locator("#choice select").first.select_option("opo")
+    page.wait_for_url("**/compare.html#opo-kl_cov")
+    for side, name in (("old", "opo"), ("new", "kl_cov")):
+        code = page.locator(f".diff .code td.{side}:not(.none)").evaluate_all(texts)
+        assert sorted(code) == sorted(sync.read(name).splitlines())
+    assert not complaints
     page.context.close()
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.py on a CPU: its arithmetic, every part in small, and that a mistake does not pass."""
+"""benchmarks.gpu_check on a CPU: its arithmetic, every part in small, and that a mistake does not pass."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import gpu_check
 from benchmarks.gpu_check import Args, Load, Shape
-from common import policy
+from common import passes, policy
 
 ROOT = Path(__file__).resolve().parents[1]
 H100 = "NVIDIA H100 80GB HBM3"
@@ -108,8 +108,8 @@ def test_parts_complete(tmp_path: Path, no_compiler: None) -> None:
 
 
 def test_wrong_gradient_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = policy.vocabulary_backward
-    monkeypatch.setattr(policy, "vocabulary_backward", lambda *args: 1.01 * right(*args))
+    right = passes.vocabulary_backward
+    monkeypatch.setattr(passes, "vocabulary_backward", lambda *args: 1.01 * right(*args))
     status, report = check(tmp_path / "gpu.json", "equality")
     unequal = report["verdict"]["unequal"]
     assert status == 1
@@ -117,8 +117,8 @@ def test_wrong_gradient_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_wrong_entropy_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = policy.vocabulary_score
-    monkeypatch.setattr(policy, "vocabulary_score", lambda *args: (right(*args)[0], right(*args)[1] + 1e-4))
+    right = passes.vocabulary_score
+    monkeypatch.setattr(passes, "vocabulary_score", lambda *args: (right(*args)[0], right(*args)[1] + 1e-4))
     status, report = check(tmp_path / "gpu.json", "equality")
     assert status == 1 and "packed, float32" in report["verdict"]["unequal"]
 
@@ -126,9 +126,9 @@ def test_wrong_entropy_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_optimiser_that_stays_on_the_cpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     step = policy.Policy.step
 
-    def lazy(self: policy.Policy) -> float:
+    def lazy(self: policy.Policy, *loss: torch.Tensor) -> float:
         self.learning_rate *= 0.5 if self.offload_optimizer else 1.0
-        return step(self)
+        return step(self, *loss)
 
     options = {"device": "cpu", "quick": True, "seed": 1}
     assert [row["passed"] for row in gpu_check.check_offloading(options)] == [True]

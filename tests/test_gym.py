@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from common import InputError, gym
-from common.tasks import Problem, load_problems, load_task
+from common.problems import Problem
+from common.tasks import load_problems, load_task
 from common.verifier import CHECKERS, Verifier
 from tests.test_verifier import BAIT
 

@@ -68,6 +68,28 @@ def test_named_set(name: str, serve: Callable) -> None:
         assert calls[-1][:2] == (source.repo, source.config)
 
 
+def test_traces_of_named_sets(serve: Callable) -> None:
+    """The worked solution where the set has one, or what is asked for instead; the source is the name as typed."""
+    traces = {"gsm8k": "answer", "math": "solution", "math500": "solution"}
+    for name, (row, _) in ROWS.items():
+        source = hub.KNOWN[name]
+        serve({split: [row] for split in (source.train, source.test) if split})
+        [problem] = load_task(name, "all")
+        assert problem.trace == (row[traces[name]] if name in traces else None) and problem.source == name
+    serve({"test": [ROWS["math500"][0] | {"other": {"work": "w"}}]})
+    assert load_task("math500", "all", trace_column="other.work")[0].trace == "w"
+
+
+@pytest.mark.parametrize(("value", "trace"), [("w", "w"), ("", None), (None, None), (["w"], "w"), (["v", "w"], None)])
+def test_trace_column_of_any_set(value: object, trace: str | None, serve: Callable) -> None:
+    """Written as answers are: a list of one is that one. A row without counts as well as any."""
+    serve({"train": [{"prompt": "q", "answer": "1", "work": value}]})
+    [problem] = load_task("someone/sums:hard", "all", trace_column="work")
+    assert (problem.trace, problem.source) == (trace, "someone/sums:hard")
+    with pytest.raises(InputError, match=r"row 1 has no column 'proof'; it has prompt, answer, work: .*--trace-column"):
+        load_task("someone/sums:hard", "all", trace_column="proof")
+
+
 def test_train_and_test_split_are_used_as_they_are(serve: Callable) -> None:
     rows = {part: [{"question": f"{part} {i}", "answer": f"#### {i}"} for i in range(20)] for part in ("train", "test")}
     serve(rows)
@@ -112,6 +134,75 @@ def test_a_solution_that_states_no_answer_is_left_out(serve: Callable, capsys: p
     serve({"train": rows, "test": rows})
     assert [p.prompt for p in load_task("gsm8k", "train")] == ["q2"]
     assert "1 without one gold answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "train", "held"),
+    [
+        ("someone/sums", ["train", "test", "extra"], "train", "test"),
+        ("someone/sums", ["val", "train"], "train", "val"),
+        ("someone/sums:hard-1.5", ["validation", "test", "train"], "train", "test"),
+        ("someone/sums:hard-1.5:train_sft", ["train_sft", "test_sft"], "train_sft", "train_sft"),
+        ("someone/sums::test", ["train", "test"], "test", "test"),  # what is named is all there is
+        ("someone/sums::train", ["train", "test"], "train", "train"),
+        ("someone/sums:", ["train"], "train", "train"),
+        ("someone/sums", ["only"], "only", "only"),  # no other can be meant
+    ],
+)
+def test_a_split_is_named_or_called_train(
+    name: str, splits: list[str], train: str, held: str, serve: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    calls = serve({split: [{"prompt": f"{split} {i}", "answer": str(i)} for i in range(30)] for split in splits})
+    first, second = (load_task(name, part) for part in ("train", "eval"))
+    assert {p.prompt.split()[0] for p in first} == {train} and {p.prompt.split()[0] for p in second} == {held}
+    assert (len(first), len(second)) == ((30, 30) if train != held else (27, 3))
+    assert {call[:2] for call in calls} == {("someone/sums", "hard-1.5" if "hard" in name else None)}
+    assert train in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "words"),
+    [
+        ("someone/sums", ["test_sft", "train_sft"], ("no split 'train'", "test_sft, train_sft", "someone/sums::test")),
+        ("someone/sums", ["test", "validation"], ("no split 'train'", "test, validation")),
+        ("someone/sums", ["Train", "training"], ("no split 'train'", "Train, training")),
+        ("someone/sums:hard", ["a", "b"], ("no split 'train'", "a, b", "someone/sums:hard:a")),
+        ("someone/sums::dev", ["train", "test"], ("no split 'dev'", "train, test")),
+        ("someone/sums:hard:dev", ["only"], ("no split 'dev'", "only", "someone/sums:hard:only")),
+        ("someone/sums:hard:train:x", ["train"], ("no split 'train:x'",)),
+    ],
+)
+@pytest.mark.parametrize("part", ["train", "eval", "all"])
+def test_splits_are_listed_and_never_guessed(
+    name: str, splits: list[str], words: tuple[str, ...], part: str, serve: Callable
+) -> None:
+    """Neither for training nor for an evaluation."""
+    calls = serve({split: [{"prompt": split, "answer": "1"}] for split in splits})
+    with pytest.raises(InputError) as error:
+        load_task(name, part)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value) and not calls
+
+
+def test_a_split_where_a_config_may_stand(serve: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = serve({part: [{"prompt": part, "answer": "1"}] for part in ("train", "test")})
+
+    def names(repo: str, config: str | None) -> list[str]:
+        if config:
+            raise ValueError(f"BuilderConfig {config!r} not found. Available: ['default']")
+        return ["train", "test"]
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", names)
+    assert [p.prompt for p in load_task("someone/sums:test", "all")] == ["test"]
+    assert calls == [("someone/sums", None, "test")]
+    with pytest.raises(InputError, match="'hard' not found"):
+        load_task("someone/sums:hard", "all")
+
+    def no_default(repo: str, config: str | None) -> list[str]:
+        raise ValueError(f"BuilderConfig {config!r} not found" if config else "Config name is missing")
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", no_default)
+    with pytest.raises(InputError, match="'hard' not found"):
+        load_task("someone/sums:hard", "all")
 
 
 def test_a_set_with_a_test_split_alone_is_held_out_from(serve: Callable) -> None:
@@ -168,7 +259,16 @@ def test_chat_messages_are_kept(serve: Callable) -> None:
             {"train": [{"prompt": "q", "reward_model": {"ground_truth": "1", "style": "rule"}}]},
             ("no column any of answer", "--answer-column", "reward_model"),
         ),
-        ("someone/lists", {"train": [{"prompt": "q", "answer": ["1", "2"]}]}, ("no usable problem", "1 without one")),
+        (
+            "someone/lists",
+            {"train": [{"prompt": "q", "answer": ["1", "2"]}]},
+            ("someone/lists train row 1", "column 'answer'", "no list of 2, not ['1', '2']"),
+        ),
+        (
+            "olympiad",
+            {"train": [{"question": "q", "final_answer": ["1", "2"]}]},
+            ("no usable problem", "1 without one"),
+        ),
         ("gsm8k", {"test": [{"question": "q", "answer": "#### 1"}]}, ("openai/gsm8k", "Unknown split")),
     ],
 )

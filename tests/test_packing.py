@@ -11,9 +11,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from common import InputError, packing
+from common.batch import make_batch
+from common.loading import check_packed, load_policy
 from common.packing import first_fit, pack
-from common.policy import Policy, check_packed
-from common.rollout import make_batch
+from common.policy import Policy
 from tests.helpers import byte_tokenizer, random_samples, save_tiny, tiny_model, tiny_policy
 from tests.test_policy import F64, MODELS, assert_same, grads_of, random_grads
 
@@ -22,7 +23,7 @@ SMALL = {"vocab_size": 258, "hidden_size": 32, "num_attention_heads": 4, "num_hi
 
 def results(policy: Policy, graph: bool = False) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
     batch = make_batch(random_samples())
-    scores = policy.score(batch, batch["mixed"] if graph else None)
+    scores = policy.score(batch, batch["likely_trained"] if graph else None)
     policy.backward(batch, *random_grads(batch))
     return scores, grads_of(policy)
 
@@ -132,9 +133,9 @@ def test_models_that_packing_would_change_are_refused() -> None:
 def test_load_asks(tmp_path: Path) -> None:
     windows = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
     directory = save_tiny(tmp_path / "model", "qwen2", **windows)
-    assert Policy.load(str(directory), device="cpu").packing is False
+    assert load_policy(str(directory), device="cpu").packing is False
     with pytest.raises(InputError, match="leave --packing out"):
-        Policy.load(str(directory), device="cpu", packing=True)
+        load_policy(str(directory), device="cpu", packing=True)
 
 
 def test_attention_is_put_back_after_an_error() -> None:

@@ -3,7 +3,8 @@
     pip install -r tests/requirements-peers.txt                       # in an environment of its own: see that file
 
 The tests of a peer that cannot be imported are skipped. Where an algorithm differs from one on purpose, a test says by
-how much. verl has GRPO, DAPO, OPO, Clip-Cov and KL-Cov; TRL has GRPO, DAPO without resampling, and forking tokens.
+how much. verl has GRPO, DAPO, OPO, Clip-Cov and KL-Cov; TRL has GRPO, DAPO without resampling, forking tokens,
+and Skywork's controller.
 Neither has NSR or EntroPIC. TRL computes advantages in the middle of its rollout: only what follows is compared.
 """
 
@@ -17,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_grpo import MASK, NEW, OLD, REWARDS, random_batch
+from tests.algorithms.oracle import random_batch
+from tests.algorithms.test_grpo import MASK, NEW, OLD, REWARDS
 
 SIZE, LENGTH = 4, 8  # responses per group, longest response
 SEEDS = range(5)
@@ -255,7 +257,7 @@ def test_verl_clipped_loss(verl: ModuleType, name: str, options: dict, seed: int
     agg = "seq-mean-token-mean" if name == "grpo" else "token-mean"
     clip = {"clip_ratio_low": args.clip_ratio_low, "clip_ratio_high": args.clip_ratio_high}
     theirs, metrics = verl_loss(verl, "vanilla", batch, logprobs, agg, **clip, **NO_DUAL_CLIP)
-    if args.beta:
+    if getattr(args, "beta", 0):
         kl = verl.kl_penalty(logprobs, batch["ref_logprobs"], "low_var_kl")
         theirs = theirs + args.beta * verl.agg_loss(kl, batch["loss_mask"], agg)
     inputs = [logprobs]
@@ -268,6 +270,37 @@ def test_verl_clipped_loss(verl: ModuleType, name: str, options: dict, seed: int
     assert (
         clipped == pytest.approx(metrics["actor/pg_clipfrac"], rel=1e-6) and clipped > 0.1
     )  # ... and counts in float32
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("mode", "name", "options"),
+    [
+        ("sapo", "sapo", {}),
+        ("sapo", "sapo", {"tau_pos": 1.0, "tau_neg": 1.05}),
+        ("geo_mean", "gmpo", {}),
+        ("geo_mean", "gmpo", {"clip_ratio_low": 0.4, "clip_ratio_high": 0.2}),
+        ("dppo_tv", "dppo", {"ratio_cap": 1.2}),
+        ("dppo_tv", "dppo", {"divergence_low": 0.05, "divergence_high": 0.1}),
+        ("dppo_kl", "dppo", {"divergence": "kl", "divergence_low": 0.01, "divergence_high": 0.003}),
+    ],
+)
+def test_verl_trust_regions(verl: ModuleType, mode: str, name: str, options: dict, seed: int) -> None:
+    """The losses without PPO's clip; verl reads the bounds of DPPO from its flags for the clip."""
+    module, args, batch, logprobs, entropy = prepare(name, seed, **options)
+    with torch.no_grad():  # probabilities, where the log of one minus them is taken
+        logprobs.clamp_(max=-0.01)
+    ours, _ = module.policy_loss(logprobs, entropy, batch, args)
+    theirs = {
+        "sapo": lambda: {"tau_pos": args.tau_pos, "tau_neg": args.tau_neg},
+        "gmpo": lambda: {"clip_ratio_low": args.clip_ratio_low, "clip_ratio_high": args.clip_ratio_high},
+        "dppo": lambda: (
+            {"clip_ratio_low": args.divergence_low, "clip_ratio_high": args.divergence_high}
+            | {"clip_ratio_c": args.ratio_cap}
+        ),
+    }[name]()
+    loss, _ = verl_loss(verl, mode, batch, logprobs, "token-mean", **theirs)
+    assert_same(ours, loss, logprobs, tolerance=1e-7)  # verl adds 1e-8 to lengths, and takes a mask in float32
 
 
 def test_verl_dual_clip_is_the_difference(verl: ModuleType) -> None:
@@ -402,7 +435,7 @@ def trl_trainer(trl: ModuleType, logprobs: Tensor, entropy: Tensor, args, **opti
         _metrics={"eval": defaultdict(list)},
         epsilon_low=args.clip_ratio_low,
         epsilon_high=args.clip_ratio_high,
-        beta=args.beta,
+        beta=getattr(args, "beta", 0.0),
         importance_sampling_level="token",
         off_policy_mask_threshold=None,
         top_entropy_quantile=1.0,
@@ -428,7 +461,8 @@ def trl_loss(trl: ModuleType, trainer: SimpleNamespace, batch: dict) -> tuple[Te
         "num_items_in_batch": mask.sum(),
     }
     loss = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
-    return loss, {k: v[0] for k, v in trainer._metrics["eval"].items()}
+    (metrics,) = trainer._metrics.values()
+    return loss, {k: v[0] for k, v in metrics.items()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -457,6 +491,36 @@ def test_trl_default_kl_is_the_difference(trl: ModuleType) -> None:
     extra = ((logprobs - batch["old_logprobs"]).exp() - 1) * (d.exp() - d - 1)
     assert_same(ours + args.beta * ((extra * mask).sum(1) / mask.sum(1)).mean(), theirs, logprobs)
     assert abs(theirs.item() - ours.item()) > 1e-3
+
+
+def test_trl_adaptive_entropy(trl: ModuleType) -> None:
+    """Skywork-OR1's controller: TRL measures entropies, not surprisals; where their means agree all else does."""
+    module, args, batch, logprobs, _ = prepare("skywork", 0, coef_step=0.02, coef_max=0.05, target_entropy=0.5)
+    trainer = trl_trainer(trl, logprobs, None, args, loss_type="dapo", _entropy_bonus_enabled=True)
+    # In training, with one minibatch a step, TRL's controller ticks.
+    trainer.model.training, trainer.accelerator.sync_gradients, trainer._metrics = (
+        True,
+        True,
+        {"train": defaultdict(list)},
+    )
+    flags = {"entropy_target": 0.5, "entropy_coef_delta": 0.02, "entropy_coef_max": 0.05, "entropy_coef_min": 0.0}
+    vars(trainer.args).update(flags, steps_per_generation=1)
+    vars(trainer).update(use_adaptive_entropy=True, entropy_coef=0.0, current_gradient_accumulation_steps=1)
+    vars(trainer).update(_last_world_entropy=0.0, _entropy_window_stats=None)
+    state, used, ratio = {}, [], logprobs.detach() - batch["old_logprobs"]
+    for surprisal in (0.7, 0.4, 0.3, 0.2, 0.1, 0.8, 0.9, 0.4, 0.4, 0.6):
+        batch["old_logprobs"] = torch.full_like(ratio, -surprisal)
+        logprobs = (batch["old_logprobs"] + ratio).requires_grad_()
+        entropy = torch.full_like(ratio, surprisal, requires_grad=True)
+        trainer._get_per_token_logps_and_entropies = lambda *_, inputs=(logprobs, entropy, None), **__: inputs
+        used.append(module.assign_credit(batch, args, state)["algo/coef"])
+        ours, _ = module.policy_loss(logprobs, entropy, batch, args)
+        theirs, _ = trl_loss(trl, trainer, batch)
+        assert ours.item() == pytest.approx(theirs.item(), rel=0, abs=1e-14)
+        for mine, other in zip(grads_of(ours, logprobs, entropy), grads_of(theirs, logprobs, entropy), strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=1e-14)
+        assert state["coef"] == pytest.approx(trainer.entropy_coef, abs=1e-15)
+    assert used == pytest.approx([0, 0, 0.02, 0.04, 0.05, 0.05, 0, 0, 0.03, 0.05])
 
 
 @pytest.mark.parametrize("length", range(1, LENGTH + 1))

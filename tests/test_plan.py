@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import tyro
 
-from common import hub, policy
+from common import hub, loading
 from tests import sync
 from tests.test_bad_input import ROWS, jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "benchmarks" / "recipes").glob("*.sh"))
+FOLDER = ROOT / "benchmarks" / "recipes"
+RECIPES = sorted(path for path in FOLDER.glob("*.sh") if path.stem != "common")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> Callable[
     """Run a script with --dry-run, weights and network out of its reach; (status, output, errors)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(policy, "load_model", lambda name: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda name: pytest.fail("weights were loaded"))
     monkeypatch.setattr(hub, "load_split", lambda *_: pytest.fail("a data set was loaded"))
 
     def start(name: str, *flags: str) -> tuple[int, str, str]:
@@ -64,7 +65,7 @@ def test_arithmetic(dry_run: Callable, tiny_checkpoint: Path, tmp_path: Path) ->
     assert "6 prompts x 4 responses = 24 rows of at most 20 tokens (480 in all); 6 updates of 8 rows" in out
     assert "10 steps: 240 responses, 60 updates" in out
     assert "at most 99 tokens" in out and "samples, never" in out
-    model = policy.AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    model = loading.AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
     assert f": {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters" in out
     held = max(1, len(ROWS) // 10)
     assert f"{task}: {len(ROWS) - held} problems" in out and f"{task}: {held} problems" in out
@@ -79,6 +80,7 @@ def test_arithmetic(dry_run: Callable, tiny_checkpoint: Path, tmp_path: Path) ->
         ("--task countdown:numbers=99", "knobs"),
         ("--eval-task nothing", "unknown task"),
         ("--task {tmp}/t.jsonl --answer-column gold", "no column 'gold'"),
+        ("--task {tmp}/t.jsonl --trace-column work", "no column 'work'"),
         ("--num-prompts 5", "does not divide"),
         ("--output-dir {tmp}/t.jsonl", "is a file"),
         ("--device gpu", "device 'gpu'"),
@@ -132,9 +134,21 @@ def test_recipe(recipe: Path, dry_run: Callable) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_flag_of_a_recipe_names_its_source(recipe: Path) -> None:
     text = recipe.read_text()
-    lines = text.partition("flags=(\n")[2].partition("\n)\n")[0].splitlines()
+    lines = re.findall(r"^flags=\(\n(.*?)\n\)\n", text, re.DOTALL | re.MULTILINE)[0].splitlines()
     assert lines and all(re.fullmatch(r"    --[a-z-]+ \S+ +# \S.*", line) for line in lines)
     assert "arXiv" in text and max(map(len, text.splitlines())) <= 120 and os.access(recipe, os.X_OK)
+
+
+def test_every_shared_flag_names_its_source_and_is_written_once() -> None:
+    """What recipes of one paper have in common stands in common.sh, and in no recipe."""
+    text = (FOLDER / "common.sh").read_text()
+    shared = dict(re.findall(r"^(\w+)=\(\n(.*?)\n\)\n", text, re.DOTALL | re.MULTILINE))
+    assert shared and text.count("arXiv") == len(shared) and max(map(len, text.splitlines())) <= 120
+    for name, block in shared.items():
+        lines = block.splitlines()
+        assert all(re.fullmatch(r"    --[a-z-]+ \S+ +# \S.*", line) for line in lines)
+        users = [path.read_text() for path in RECIPES if f"${{{name}[@]}}" in path.read_text()]
+        assert len(users) > 1 and not any(f"\n    {line.split()[0]} " in user for line in lines for user in users)
 
 
 def test_percent_is_not_a_fraction() -> None:

@@ -113,10 +113,10 @@ def test_axes_and_tables_at_equal_samples(tmp_path) -> None:
     table = plot.matched_table(groups, window=1)
     assert "After 120 samples" in table.title
     entropy = list(table.columns[2].cells)  # after 12 steps of grpo, 6 of dapo: 0.24 and 0.12 down
-    assert entropy == ["0.375±0.007", "0.495±0.007"]
-    assert list(table.columns[3].cells) == ["0.280±0.085", "0.190±0.042"]  # pass@1: half way for dapo
+    assert entropy == ["0.375 ± 0.007", "0.495 ± 0.007"]
+    assert list(table.columns[3].cells) == ["0.280 ± 0.085", "0.190 ± 0.042"]  # pass@1: half way for dapo
     end = plot.end_table(groups, window=2)
-    assert list(end.columns[4].cells) == ["0.385±0.007"] * 2 and list(end.columns[7].cells) == ["120", "240"]
+    assert list(end.columns[4].cells) == ["0.385 ± 0.007"] * 2 and list(end.columns[7].cells) == ["120", "240"]
 
 
 def test_pass_picture_is_before_after_and_gain(tmp_path) -> None:
@@ -181,8 +181,7 @@ def test_tables_of_the_comparison_are_runs_too() -> None:
     table = plot.end_table(groups)
     shown = list(zip(*(list(column.cells) for column in table.columns), strict=True))
     report = (path.parent / "CLAIMS.md").read_text().partition("## Off-policy")[2]
-    for label, _, _, *cells, samples, _ in shown:
-        reward, entropy, first, last = (cell.replace("±", " ± ") for cell in cells)
+    for label, _, _, reward, entropy, first, last, samples, _ in shown:
         assert f"| {label} | 5 | {reward} | {entropy} | {first} | {last} | {samples} |" in report
 
 

@@ -15,13 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-import common.run
+import common.records
 from algos.grpo import Args
+from common.arguments import RECORDED
 from common.policy import Policy
 from common.run import Run
 
@@ -140,17 +142,17 @@ def straight(tmp_path_factory: pytest.TempPathFactory, recipe: dict) -> Path:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than the steps, and only the processes of their own need draw them."""
-    monkeypatch.setattr(common.run, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(common.records, "draw_curves", lambda *_: None)
 
 
 def signal_at(patched: pytest.MonkeyPatch, call: int, number: int) -> None:
     """Send this process a signal inside a chosen optimiser step, counted from 1."""
     step, calls = Policy.step, itertools.count(1)
 
-    def interrupted(self: Policy) -> float:
+    def interrupted(self: Policy, *loss: torch.Tensor) -> float:
         if next(calls) == call:
             os.kill(os.getpid(), number)
-        return step(self)
+        return step(self, *loss)
 
     patched.setattr(Policy, "step", interrupted)
 
@@ -260,7 +262,8 @@ def resumed_run(straight, tmp_path, recipe) -> Run:
     """A Run that goes on from a copy of the straight run's last checkpoint, not started yet."""
     shutil.copytree(straight, tmp_path / "copy")
     saved = json.loads((straight / "args.json").read_text())
-    del saved["algorithm"]
+    for name in RECORDED:
+        del saved[name]
     return Run("grpo", Args(**saved | {"resume": str(tmp_path / "copy"), "num_steps": 9}))
 
 
@@ -272,7 +275,7 @@ def test_half_a_line_is_dropped(tail, resumed_run):
     whole = metrics.read_text()
     metrics.write_text(whole + tail)
     try:
-        resumed_run.start()
+        resumed_run.start(None, SimpleNamespace(cursor=0))
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
@@ -283,7 +286,7 @@ def test_half_a_line_is_dropped(tail, resumed_run):
 
 def test_the_newest_checkpoint_is_taken(resumed_run):
     assert resumed_run.checkpoint.name == "step-000006" and resumed_run.first_step == 7
-    assert resumed_run.saved["cursor"] == 6 * 8
+    assert resumed_run.cursor == 6 * 8
     assert list(resumed_run.steps()) == [7, 8, 9]
 
 
@@ -296,11 +299,142 @@ def test_memory_of_an_algorithm_comes_back(tmp_path):
     policy.save_optimizer = lambda directory: None
     run = Run("grpo", Args(output_dir=str(tmp_path / "run")))
     try:
-        run.start()
-        run.save(4, policy, {"cursor": 5, "state": state})
+        run.start(policy, SimpleNamespace(cursor=0))
+        run.stream.cursor, run.state = 5, state
+        run.save(4)
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
     again = Run("grpo", Args(output_dir=str(tmp_path / "run"), resume=str(tmp_path / "run")))
-    assert again.first_step == 5 and again.saved["cursor"] == 5
-    assert same(again.saved["state"], state) and repr(again.saved["state"]) == repr(state)
+    assert again.first_step == 5 and again.cursor == 5
+    assert same(again.state, state) and repr(again.state) == repr(state)
+
+
+def test_ranks_take_the_same_checkpoint(straight, tmp_path, monkeypatch):
+    """Over a network file system one may not see the newest yet: the first rank's view counts."""
+    shutil.copytree(straight, tmp_path / "copy")
+    saved = json.loads((straight / "args.json").read_text())
+    args = Args(**{key: value for key, value in saved.items() if key not in RECORDED})
+    args.resume = str(tmp_path / "copy")
+    names = [path.name for path in sorted((straight / "checkpoints").iterdir())]
+    monkeypatch.setattr("common.run.ranks.agree", lambda value: value[:1] if value == names else value)
+    assert len(names) == 2 and Run("grpo", args).checkpoint.name == names[0]
+
+
+# --- What a run was made of -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(straight, recipe, tmp_path) -> SimpleNamespace:
+    """A run, its data and its model in places of one's own, to move and to change."""
+    shutil.copytree(straight, tmp_path / "run")
+    shutil.copytree(recipe["model"], tmp_path / "model")
+    shutil.copy(recipe["task"], tmp_path / "sums.jsonl")
+    args = json.loads((straight / "args.json").read_text())
+    here = {"model": str(tmp_path / "model"), "task": str(tmp_path / "sums.jsonl"), "output_dir": str(tmp_path / "run")}
+    (tmp_path / "run" / "args.json").write_text(json.dumps(args | here))
+    return SimpleNamespace(run=tmp_path / "run", model=tmp_path / "model", task=tmp_path / "sums.jsonl")
+
+
+def edit_args(run: Path, **changes) -> None:
+    args = json.loads((run / "args.json").read_text()) | changes
+    (run / "args.json").write_text(json.dumps({key: value for key, value in args.items() if value != "gone"}))
+
+
+def test_paths_are_absolute(tmp_path, tiny_checkpoint, monkeypatch):
+    """So that a run is resumed from another working directory by its own name alone."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "here" / "model")
+    rows = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(30)]
+    (tmp_path / "here" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path / "here")
+    names = {"task": "sums.jsonl", "eval-task": "./sums.jsonl", "model": "model", "output-dir": "../run"}
+    assert run_script(RECIPE | names | {"eval-task": "sums.jsonl", "num-steps": 1, "eval-every": 0}) == 0
+    args = json.loads((tmp_path / "run" / "args.json").read_text())
+    assert args["task"] == args["eval_task"] == str(tmp_path / "here" / "sums.jsonl")
+    assert args["model"] == str(tmp_path / "here" / "model") and args["output_dir"] == str(tmp_path / "run")
+    assert args["digests"]["train"]["count"] == 27 and args["digests"]["eval"]["count"] == 3
+    monkeypatch.chdir(tmp_path)
+    assert run_script({"resume": "run", "num-steps": 2}) == 0
+
+
+@pytest.mark.parametrize("what", ["task", "model"])
+def test_what_has_moved_is_found_by_its_flag(what, moved, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    place = getattr(moved, what).rename(tmp_path / "elsewhere" / getattr(moved, what).name)
+    assert run_script({"resume": moved.run, "num-steps": 6}) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert run_script({"resume": moved.run, what: place}) == 0
+    assert json.loads((moved.run / "args.json").read_text())[what] == str(place)
+    assert run_script({"resume": moved.run}) == 0
+
+
+def add_a_row(moved):
+    with moved.task.open("a") as file:
+        file.write(json.dumps({"prompt": "9+9=", "answer": "18"}) + "\n")
+
+
+def change_an_answer(moved):
+    moved.task.write_text(moved.task.read_text().replace('"answer": "5"', '"answer": "6"'))
+
+
+def change_the_order(moved):
+    moved.task.write_text("".join(f"{line}\n" for line in reversed(moved.task.read_text().splitlines())))
+
+
+def change_a_weight(moved):
+    path = moved.model / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def change_the_config(moved):
+    path = moved.model / "config.json"
+    path.write_text(path.read_text().replace('"rms_norm_eps": ', '"rms_norm_eps": 1'))
+
+
+def change_the_template(moved):
+    (moved.model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (add_a_row, ["the content of --task has changed", "problems, and the run has"]),
+        (change_an_answer, ["the content of --task has changed", "problems are not the same as the run's"]),
+        (change_the_order, ["the content of --task has changed"]),
+        (change_a_weight, ["the content of --model has changed", "weights"]),
+        (change_the_config, ["the content of --model has changed"]),
+        (change_the_template, ["the content of --model has changed"]),
+    ],
+)
+def test_what_has_changed_is_refused(change, words, moved, capsys):
+    change(moved)
+    before = sorted((path, path.stat().st_mtime_ns) for path in moved.run.rglob("*"))
+    assert run_script({"resume": moved.run}) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith(f"error: cannot resume {moved.run}: ") and all(word in err for word in words)
+    assert sorted((path, path.stat().st_mtime_ns) for path in moved.run.rglob("*")) == before
+
+
+def test_other_evaluation_problems_are_refused(moved, tmp_path, capsys):
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": "9+9=", "answer": "18"}) + "\n")
+    assert run_script({"resume": moved.run, "eval-task": tmp_path / "eval.jsonl"}) == 2
+    assert "with another --" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sums.jsonl", "{task}"])
+def test_a_run_from_before_digests_goes_on(name, moved, monkeypatch):
+    """Its paths are as they were typed; digests are taken down from now on."""
+    monkeypatch.chdir(moved.task.parent)
+    edit_args(moved.run, digests="gone", task=name.format(task=moved.task))
+    assert run_script({"resume": moved.run}) == 0
+    assert json.loads((moved.run / "args.json").read_text())["digests"]["train"]["count"] > 0
+
+
+@pytest.mark.parametrize("digests", ["text", 5, [], {"train": 5}, {"train": {}}, {"train": {"count": 1}}])
+def test_damaged_digests_are_said(digests, moved, capsys):
+    edit_args(moved.run, digests=digests)
+    status = run_script({"resume": moved.run})
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and (status == 0 or (status == 2 and "args.json is damaged" in err))

@@ -10,24 +10,16 @@ import torch
 import transformers
 from torch import Tensor
 
+import common.hf
 import common.rollout
 from common import InputError
+from common.basics import Timer
+from common.batch import Response, Sample, make_batch, take_rows
+from common.hf import TransformersSampler, draw, uniform_noise
 from common.metrics import batch_metrics
 from common.policy import Policy
-from common.rollout import (
-    Response,
-    Sample,
-    TransformersSampler,
-    draw,
-    fit_prompts,
-    make_batch,
-    make_sampler,
-    sample_groups,
-    take_rows,
-    uniform_noise,
-)
-from common.run import Timer
-from common.tasks import Problem
+from common.problems import Problem
+from common.rollout import fit_prompts, make_sampler, sample_groups
 from common.verifier import Verdict, Verifier
 from tests.helpers import byte_tokenizer, random_samples, tiny_policy
 
@@ -47,7 +39,7 @@ def generate(policy: Policy, prompts=PROMPTS, n=4, temperature=1.0, max_new_toke
 
 
 def ids_of(responses: list[Response]) -> list[list[int]]:
-    return [response.token_ids for response in responses]
+    return [response.token_ids.tolist() for response in responses]
 
 
 @torch.no_grad()
@@ -97,6 +89,7 @@ def test_rollout_logprobs_are_those_of_score(kind: str, tied: bool, temperature:
     assert [s.text for s in samples] == policy.decode([s.response.token_ids for s in samples])
     batch = make_batch(samples)
     batch["old_logprobs"], batch["entropy"] = policy.score(batch)
+    batch["importance"] = torch.ones_like(batch["entropy"])
     torch.testing.assert_close(batch["rollout_logprobs"], batch["old_logprobs"], rtol=0, atol=1e-4)
     metrics = batch_metrics(batch)
     assert metrics["rollout/sampler_gap_mean"] <= metrics["rollout/sampler_gap_max"] < 1e-4
@@ -179,7 +172,7 @@ def test_small_cache_budget_cuts_the_batch_and_nothing_else(monkeypatch: pytest.
     policy.model.base_model.register_forward_hook(note_prefill, with_kwargs=True)
     # Room for two of the longest prompts with 4 responses each, and a budget below one prompt, which still works.
     for budget, batches in [(2 * 4 * (11 + LIMIT), [2, 2]), (1, [1, 1, 1, 1])]:
-        monkeypatch.setattr(common.rollout, "CACHE_BYTES", {"cpu": budget * sampler.cache_bytes_per_token})
+        monkeypatch.setattr(common.hf, "CACHE_BYTES", {"cpu": budget * sampler.cache_bytes_per_token})
         prefills.clear()
         assert_same_responses(sampler.generate(PROMPTS, 4, 1.0, LIMIT, seed=7), whole)
         assert prefills == batches  # and a last one, of the prompt of one token
@@ -361,9 +354,7 @@ def test_end_tokens(kind: str) -> None:
     ended = next(r for r in responses if not r.truncated and 1 < len(r.token_ids) < LIMIT)
     index, length = responses.index(ended), len(ended.token_ids)
     noise = uniform_noise(7, range(len(PROMPTS)), 16, LIMIT)[index : index + 1, :length]
-    assert TransformersSampler(policy)._generate_batch([PROMPTS[index // 16]], noise, 1.0) == [
-        Response(ended.token_ids, pytest.approx(ended.logprobs, abs=1e-5), False)
-    ]
+    assert_same_responses(TransformersSampler(policy)._generate_batch([PROMPTS[index // 16]], noise, 1.0), [ended])
 
 
 def test_padding_that_is_the_end_token_shortens_nothing() -> None:
@@ -375,7 +366,7 @@ def test_padding_that_is_the_end_token_shortens_nothing() -> None:
     problems = [Problem("1+1", "2", "0", "math"), Problem("<|endoftext|>1", "2", "1", "math")]
     samples = sample_groups(problems, make_sampler("hf", policy), Verifier(), Timer(), 16, 1.0, 6, seed=0)
     batch = make_batch(samples)
-    single = [i for i, s in enumerate(samples) if s.response.token_ids == [256]]
+    single = [i for i, s in enumerate(samples) if s.response.token_ids.tolist() == [256]]
     several = [i for i, s in enumerate(samples) if len(s.response.token_ids) > 1]
     assert single and several
     assert (batch["mask"][single].sum(1) == 1).all() and not batch["truncated"][single].any()
@@ -489,9 +480,10 @@ def test_make_batch() -> None:
         "response_ids": torch.tensor([[0, 9, 256], [0, 0, 0], [256, 256, 0]]),
         "mask": torch.tensor([[yes, yes, yes], [yes, no, no], [yes, yes, no]]),
         "rewards": torch.tensor([1.0, 0.0, 0.0]),
-        "mixed": torch.tensor([yes, yes, no]),
+        "likely_trained": torch.tensor([yes, yes, no]),
         "truncated": torch.tensor([no, yes, yes]),
         "rollout_logprobs": torch.tensor([[-0.5, -1.0, -0.25], [-2.0, 0, 0], [-0.1, -0.2, 0]]),
+        "problems": [sample.problem for sample in samples],
         "responses": ["x", "y", "z"],
         "answers": ["1", None, "3"],
     }

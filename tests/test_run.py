@@ -8,11 +8,13 @@ import itertools
 import json
 import math
 import os
+import platform
 import pty
 import re
 import resource
 import runpy
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,22 +23,34 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-import common.run
+import common.records
+import common.signals
 from algos.grpo import Args
+from benchmarks.export import export
+from common import lock
+from common.arguments import RECORDED, Range, Signed, check_args, exit_on_bad_input
+from common.basics import Timer, random_seed, warn_once
+from common.batch import Response, Sample
+from common.curves import draw_curves
 from common.evaluate import bootstrap_interval, pass_at_k, pass_metrics
+from common.loading import load_policy, savable
 from common.policy import Policy
-from common.rollout import Response, Sample
-from common.run import Run, Timer, dense_line, exit_on_bad_input, random_seed
-from common.tasks import Problem
+from common.problems import Problem
+from common.records import dense_line, environment
+from common.run import Run, checkpoints_of
+from common.tracker import check_project, run_id
 from common.verifier import Verdict, Verifier
+from tests.helpers import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "algos" / "grpo.py"
@@ -104,7 +118,7 @@ def finished(tmp_path_factory, tiny_checkpoint, task) -> SimpleNamespace:
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than the steps of a tiny model."""
-    monkeypatch.setattr(common.run, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(common.records, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture
@@ -123,13 +137,24 @@ def make_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """A started Run without a model; the handlers it sets are taken back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def make(directory: str = "run", console: Console | None = None, **changes) -> Run:
+    def make(
+        directory: str = "run",
+        console: Console | None = None,
+        policy: object = None,
+        extra: dict | None = None,
+        **changes,
+    ) -> Run:
         run = Run("grpo", Args(output_dir=str(tmp_path / directory), **changes))
-        run.console = console or run.console
-        run.start()
+        run.records.console = console or run.records.console
+        run.start(policy or StubPolicy(), SimpleNamespace(cursor=0), extra or {})
+        started.append(run)
         return run
 
+    started: list[Run] = []
     yield make
+    lock.release()
+    for run in reversed(started):
+        run.signals.close()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -145,12 +170,27 @@ class StubPolicy:
         (directory / "optimizer").mkdir()
 
 
+class StubModel:
+    """What Run.save and Run.start need of a further model: one number."""
+
+    def __init__(self, value: int = 0):
+        self.value = value
+
+    def save_state(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        (directory / "value").write_text(str(self.value))
+
+    def restore_state(self, directory: Path) -> None:
+        self.value = int((directory / "value").read_text())
+
+
 # --- One training run -----------------------------------------------------------------------------------------------
 
 STEP_KEYS = set(
     """step rollout/num_samples rollout/entropy rollout/reward rollout/response_length rollout/truncated_ratio
     rollout/zero_std_ratio rollout/all_right_ratio rollout/all_wrong_ratio rollout/sampler_gap_mean
-    rollout/sampler_gap_max policy/entropy policy/entropy_right policy/entropy_wrong policy/loss policy/approx_kl
+    rollout/sampler_gap_max rollout/importance_mean rollout/sampling_rounds rollout/trained_group_ratio
+    policy/entropy policy/entropy_right policy/entropy_wrong policy/loss policy/approx_kl
     policy/clip_high_ratio policy/clip_low_ratio policy/trained_token_ratio policy/grad_norm policy/learning_rate
     policy/skipped_updates verifier/timeout_ratio verifier/no_answer_ratio verifier/error_ratio time/rollout
     time/verify time/score time/update time/step tokens/rollout tokens/trained""".split()
@@ -180,7 +220,7 @@ def test_metrics_of_a_run(finished):
 
 def test_arguments_and_environment_of_a_run(finished, tiny_checkpoint, task):
     arguments = json.loads((finished.directory / "args.json").read_text())
-    assert arguments.keys() == {"algorithm"} | {field.name for field in dataclasses.fields(Args)}
+    assert arguments.keys() == {*RECORDED} | {field.name for field in dataclasses.fields(Args)}
     assert arguments["algorithm"] == "grpo"
     assert arguments["model"] == str(tiny_checkpoint) and arguments["task"] == str(task)
     assert arguments["num_prompts"] == 4 and arguments["learning_rate"] == 1e-4 and arguments["resume"] is None
@@ -214,10 +254,10 @@ def test_curves_of_a_run_without_a_single_right_answer(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1} | values | ratios) + "\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # they would appear among the user's lines
-        common.run.draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "title")
+        draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", "title")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
     (tmp_path / "metrics.jsonl").write_text("")  # stopped in the first step
-    common.run.draw_curves(tmp_path / "metrics.jsonl", tmp_path / "none.png", "title")
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "none.png", "title")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -397,7 +437,7 @@ def test_run_goes_on_without_a_checkpoint_when_weights_cannot_be_written(train, 
     save, calls = Policy.save, itertools.count(1)
 
     def full_once(self: Policy, directory: Path) -> None:
-        if next(calls) == 2:
+        if next(calls) == 3:  # the first one is for trial
             directory.mkdir(parents=True)
             (directory / "model.safetensors").write_text("half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -413,9 +453,9 @@ def test_run_goes_on_without_a_checkpoint_when_weights_cannot_be_written(train, 
 
 def test_previous_checkpoint_stays_when_state_cannot_be_written(make_run, monkeypatch, capsys):
     run = make_run(num_steps=9)
-    run.save(1, StubPolicy(), {"cursor": 1})
+    run.save(1)
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("unexpected pos 64 vs 0")))
-    run.save(2, StubPolicy(), {"cursor": 2})
+    run.save(2)
     assert checkpoints(run.directory) == ["step-000001"]
     assert "warning: no checkpoint at step 2" in capsys.readouterr().out
 
@@ -425,14 +465,103 @@ def test_nothing_but_whole_checkpoints_under_the_final_name(make_run, monkeypatc
     run = make_run(num_steps=9)
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # not an Exception
     with pytest.raises(KeyboardInterrupt):
-        run.save(1, StubPolicy(), {})
+        run.save(1)
     [left] = checkpoints(run.directory)
     assert not left.startswith("step-")
     (run.directory / "checkpoints" / left / "leftover").write_text("")
     monkeypatch.undo()
-    run.save(1, StubPolicy(), {})
+    run.save(1)
     assert checkpoints(run.directory) == ["step-000001"]
     assert not (run.directory / "checkpoints" / "step-000001" / "leftover").exists()
+
+
+def test_further_models_are_saved_and_come_back(make_run):
+    """Beside the policy, under their names; the stream goes on where it was."""
+    run = make_run(num_steps=9, extra={"reference": StubModel(7), "critic": StubModel(8)})
+    run.state["integral"], run.stream.cursor = 0.5, 48
+    run.save(1)
+    [checkpoint] = (run.directory / "checkpoints").iterdir()
+    assert sorted(path.name for path in checkpoint.iterdir()) == [
+        *("extra", "model.safetensors", "optimizer", "training_state.pt")
+    ]
+    models = {"reference": StubModel(), "critic": StubModel()}
+    again = make_run(num_steps=9, resume=str(run.directory), extra=models)
+    assert (models["reference"].value, models["critic"].value) == (7, 8)
+    assert again.state == {"integral": 0.5} and again.stream.cursor == 48
+
+
+def test_a_fresh_run_has_no_memory(make_run):
+    model = StubModel(7)
+    run = make_run(num_steps=9, extra={"reference": model})
+    assert run.state == {} and run.stream.cursor == 0 and model.value == 7
+
+
+def test_a_further_model_that_cannot_be_written_is_no_checkpoint(make_run, capsys):
+    model = StubModel(7)
+    run = make_run(num_steps=9, extra={"critic": model})
+    run.save(1)
+    model.save_state = lambda directory: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    run.save(2)
+    assert checkpoints(run.directory) == ["step-000001"]
+    assert "warning: no checkpoint at step 2" in capsys.readouterr().out
+
+
+def refuse(*_) -> None:
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def test_three_failed_saves_in_a_row_end_the_run(make_run, capsys, no_curves):
+    """With what the writer said; a save that succeeds in between begins the count anew."""
+    run = make_run(num_steps=99, save_every=1)
+    whole, done = run.policy.save, []
+    with pytest.raises(SystemExit) as stop:
+        for step in run.steps():
+            done.append(step)
+            run.policy.save = whole if step == 3 else refuse
+            if run.saves(step):
+                run.save(step)
+        run.finish()
+    assert done == [1, 2, 3, 4, 5, 6] and stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert out.count("warning: no checkpoint at step") == 5 and "and there is none before" in out
+    assert err.startswith("error: 3 checkpoints in a row") and "Disk quota exceeded; free some space there" in err
+    assert checkpoints(run.directory) == ["step-000003"]
+
+
+def test_a_last_checkpoint_that_cannot_be_written_says_why(make_run, capsys, no_curves):
+    run = make_run(num_steps=1)
+    run.policy.save_optimizer = lambda directory: {}["no such key"]
+    for step in run.steps():
+        run.save(step)
+    with pytest.raises(SystemExit) as stop:
+        run.finish()
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and "KeyError: 'no such key'" in err and "free" not in err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, os.strerror(28)), ValueError("this config cannot be saved"), KeyError(1)]
+)
+def test_what_cannot_be_saved_is_refused_before_the_first_step(error, make_run, tmp_path):
+    """And nothing is left, not even the directories above."""
+    policy = StubPolicy()
+    policy.save = lambda directory: (_ for _ in ()).throw(error)
+    with pytest.raises(common.InputError, match=re.escape(f"{type(error).__name__}: {error}")):
+        make_run("above/run", policy=policy)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_leaves_nothing(make_run):
+    run = make_run(num_steps=9)
+    assert checkpoints(run.directory) == []
+
+
+def test_a_checkpoint_after_the_directory_of_checkpoints_is_gone(make_run):
+    run = make_run(num_steps=9)
+    run.save(1)
+    shutil.rmtree(run.directory / "checkpoints")
+    run.save(2)
+    assert checkpoints(run.directory) == ["step-000002"] and not run.unsaved
 
 
 # The weights of the tiny model take 107 kB and the optimiser's state twice that: the first limit cuts into the weights,
@@ -440,10 +569,10 @@ def test_nothing_but_whole_checkpoints_under_the_final_name(make_run, monkeypatc
 @pytest.mark.parametrize("limit", [50_000, 150_000])
 def test_disk_that_is_really_full(limit, make_run, tiny_checkpoint, capsys):
     """No patched writer: the kernel refuses to let a file grow, so that each library fails in its own way."""
-    policy = Policy.load(str(tiny_checkpoint), device="cpu")
+    policy = load_policy(str(tiny_checkpoint), device="cpu")
     policy.step()  # fills the optimiser's state
-    run = make_run(num_steps=9)
-    run.save(1, policy, {"cursor": 1})
+    run = make_run(num_steps=9, policy=policy)
+    run.save(1)
     written = (run.directory / "checkpoints" / "step-000001").rglob("*")
     sizes = sorted(path.stat().st_size for path in written if path.is_file())
     assert sizes[-2] < 150_000 < sizes[-1] and sizes[-2] > 50_000
@@ -451,14 +580,286 @@ def test_disk_that_is_really_full(limit, make_run, tiny_checkpoint, capsys):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        run.save(2, policy, {"cursor": 2})
+        run.save(2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert "warning: no checkpoint at step 2" in capsys.readouterr().out
     assert checkpoints(run.directory) == ["step-000001"]
-    run.save(3, policy, {"cursor": 3})  # there is room again
+    run.save(3)  # there is room again
     assert checkpoints(run.directory) == ["step-000001", "step-000003"]
+
+
+# --- What is saved of a model -----------------------------------------------------------------------------------------
+
+GREEDY = {"do_sample": False}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        (GREEDY | {"temperature": 0.6}, GREEDY),
+        (GREEDY | {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1, "typical_p": 0.9}, GREEDY),
+        ({"temperature": 0.7, "repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        (GREEDY | {"epsilon_cutoff": 1e-3, "eta_cutoff": 1e-3}, GREEDY),
+        ({"early_stopping": True, "length_penalty": 2.0, "max_new_tokens": 9}, {"max_new_tokens": 9}),
+        ({"pad_token_id": -1}, {}),
+        ({"output_scores": True}, {}),
+        ({"do_sample": True, "temperature": 0.6, "output_scores": True}, {"do_sample": True, "temperature": 0.6}),
+        ({"use_cache": False, "cache_implementation": "static"}, {"use_cache": False}),
+    ],
+)
+def test_a_generation_config_that_the_library_refuses_to_write_is_mended(fields, kept, tmp_path, capsys):
+    warn_once.cache_clear()
+    config = GenerationConfig(eos_token_id=[3, 256], bos_token_id=1, **fields)
+    with pytest.raises(ValueError):
+        config.save_pretrained(tmp_path)
+    mended = savable(config, "some/model")
+    mended.save_pretrained(tmp_path)
+    written = {k: v for k, v in GenerationConfig.from_pretrained(tmp_path).to_diff_dict().items() if "version" not in k}
+    assert written == {"eos_token_id": [3, 256], "bos_token_id": 1} | kept
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: model some/model: checkpoints leave ") and next(iter(fields.keys() - kept)) in line
+
+
+def test_a_generation_config_that_can_be_written_stays(capsys):
+    config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, eos_token_id=[3, 256])
+    assert savable(config, "some/model") is config and capsys.readouterr().err == ""
+
+
+def test_a_greedy_model_with_a_temperature_is_saved(train, tmp_path, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    settings = {"do_sample": False, "temperature": 0.6, "top_p": 0.95, "eos_token_id": [256, 10]}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    assert train({"model": tmp_path / "model", "num-steps": 1}) == 0
+    saved = GenerationConfig.from_pretrained(tmp_path / "run" / "checkpoints" / "step-000001")
+    assert saved.eos_token_id == [256, 10]
+
+
+def test_export_in_the_models_own_dtype(train, tmp_path, capsys):
+    """Half the size; what was learned, rounded once. The checkpoint stays."""
+    save_tiny(tmp_path / "model", dtype=torch.bfloat16)
+    assert train({"model": tmp_path / "model", "num-steps": 1}) == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
+    export(checkpoint, tmp_path / "out", "auto")
+    assert "bfloat16" in capsys.readouterr().out
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "out", checkpoint))
+    assert ours.keys() == theirs.keys() and {tensor.dtype for tensor in theirs.values()} == {torch.float32}
+    assert all(torch.equal(ours[name], theirs[name].bfloat16()) for name in theirs)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.bfloat16 and AutoTokenizer.from_pretrained(tmp_path / "out")("1+").input_ids
+
+
+def test_export_refuses(finished, tmp_path):
+    checkpoint = finished.directory / "checkpoints" / "step-000003"
+    with pytest.raises(common.InputError, match="already there"):
+        export(checkpoint, finished.directory, "auto")
+    with pytest.raises(common.InputError, match="cannot be loaded"):
+        export(tmp_path, tmp_path / "out", "float16")
+    shutil.copytree(checkpoint, tmp_path / "alone" / "checkpoints" / checkpoint.name)
+    with pytest.raises(common.InputError, match="use --dtype"):
+        export(tmp_path / "alone" / "checkpoints" / checkpoint.name, tmp_path / "out", "auto")
+    assert not (tmp_path / "out").exists()
+
+
+# --- Records that cannot be written -----------------------------------------------------------------------------------
+
+
+def fill(run: Run, name: str) -> Path:
+    """From now on the file cannot grow."""
+    path = run.directory / name
+    path.rename(path.with_name(f"{name}.before"))
+    path.symlink_to("/dev/full")
+    return path
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_records_wait_for_a_full_disk(name, make_run, capsys, no_curves):
+    run = make_run(num_steps=9)
+    write = {
+        "metrics.jsonl": lambda step: run.log(step, {"a": step}),
+        "samples.jsonl": lambda step: run.log_samples(step, some_samples(1), some_entropy(1)),
+    }[name]
+    write(1)
+    path = fill(run, name)
+    write(2)
+    write(3)
+    path.unlink()
+    path.with_name(f"{name}.before").rename(path)
+    write(4)
+    assert [record["step"] for record in read_lines(path)] == [1, 2, 3, 4]
+    out = capsys.readouterr().out
+    assert out.count(f"warning: {path} cannot be written (No space left on device)") == 1
+    assert out.count("can be written again; the lines that waited (2)") == 1
+    run.finish()
+
+
+def test_records_that_never_could_be_written_end_in_an_error(make_run, capsys, no_curves):
+    run = make_run(num_steps=1)
+    fill(run, "metrics.jsonl")
+    run.log(1, {"a": 1})
+    with pytest.raises(SystemExit) as stop:
+        run.finish()
+    assert stop.value.code == 1 and "1 lines of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", [100, 130, 150])
+def test_half_a_line_is_taken_back(limit, make_run):
+    """The kernel writes what there is room for."""
+    run = make_run(num_steps=9)
+    run.log(1, {"a": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        run.log(2, {"text": 2.0} | {f"key-{i}": i for i in range(20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [record["step"] for record in read_lines(run.directory / "metrics.jsonl")] == [1]
+    run.log(3, {"a": 1})
+    assert [record["step"] for record in read_lines(run.directory / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_directory_that_was_removed_comes_back(make_run, capsys, no_curves):
+    """With the arguments, so that the run can be resumed."""
+    run = make_run(num_steps=9)
+    run.log(1, {"a": 1})
+    shutil.rmtree(run.directory)
+    run.log(2, {"a": 1})
+    run.save(2)
+    assert [record["step"] for record in read_lines(run.directory / "metrics.jsonl")] == [2]
+    assert "args.json was gone" in capsys.readouterr().out
+    assert make_run(num_steps=9, resume=str(run.directory)).first_step == 3
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "full"), ValueError("font"), UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no")]
+)
+def test_curves_that_cannot_be_drawn_are_said_once(error, make_run, monkeypatch, capsys):
+    monkeypatch.setattr(common.records, "draw_curves", lambda *_: (_ for _ in ()).throw(error))
+    run = make_run(num_steps=2)
+    for step in run.steps():
+        run.log(step, {"eval/pass@1": 0.5})
+    run.finish()
+    assert capsys.readouterr().out.count("curves.png cannot be drawn") == 1
+
+
+@pytest.mark.parametrize("name", ["args.json", "env.json", "metrics.jsonl", "samples.jsonl"])
+def test_a_disk_that_is_full_at_the_start(name, make_run, monkeypatch, tmp_path):
+    write = common.records.write_whole
+    monkeypatch.setattr(
+        common.records, "write_whole", lambda path, text: refuse() if path.name == name else write(path, text)
+    )
+    with pytest.raises(common.InputError, match="Disk quota exceeded"):
+        make_run()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- One process, one directory ---------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from common import lock
+lock.take(Path(sys.argv[1]))
+print("taken", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path) -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Another process that has the lock of a directory."""
+    started = []
+
+    def start(directory: Path) -> subprocess.Popen:
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", HOLDER, str(directory)]
+        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "taken\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_directory_has_one_process(make_run, holder, monkeypatch):
+    run = make_run(num_steps=9)
+    run.save(1)
+    lock.release()
+    other = holder(run.directory)
+    before = sorted(run.directory.iterdir())
+    for _ in range(2):
+        with pytest.raises(common.InputError, match=rf"being written by process {other.pid} on {platform.node()}"):
+            make_run(num_steps=9, resume=str(run.directory))
+    assert sorted(run.directory.iterdir()) == before
+    other.kill()
+    other.wait()  # leaves its file behind
+    assert (run.directory / ".lock").exists()
+    make_run(num_steps=9, resume=str(run.directory))
+
+
+def test_two_processes_that_both_saw_no_lock(make_run, holder):
+    """One is faster between the first look and the start."""
+    run = make_run(num_steps=9)
+    run.save(1)
+    lock.release()
+    second = Run("grpo", Args(resume=str(run.directory), output_dir=str(run.directory), num_steps=9))
+    holder(run.directory)
+    with pytest.raises(common.InputError, match="being written by process"):
+        second.start(StubPolicy(), SimpleNamespace(cursor=0))
+
+
+def test_a_run_that_went_on_meanwhile(make_run):
+    run = make_run(num_steps=9)
+    run.save(1)
+    lock.release()
+    second = Run("grpo", Args(resume=str(run.directory), output_dir=str(run.directory), num_steps=9))
+    run.save(2)
+    with pytest.raises(common.InputError, match="another process has just gone on with it"):
+        second.start(StubPolicy(), SimpleNamespace(cursor=0))
+
+
+def no_locks(*_) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize(
+    ("change", "free"),
+    [
+        ({}, False),
+        ({"began": "another boot 1"}, True),  # its number is another process's now
+        ({"pid": 2**22 + 1, "began": "x"}, True),
+        ({"host": "elsewhere"}, False),  # cannot be asked
+        ({"host": "elsewhere", "began": "x"}, False),
+    ],
+)
+def test_a_file_system_without_locks(change, free, monkeypatch, tmp_path):
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    (tmp_path / ".lock").write_text(json.dumps(lock.this_process() | change))
+    with (
+        contextlib.nullcontext() if free else pytest.raises(common.InputError, match=r"remove \S+/\.lock if it is gone")
+    ):
+        lock.take(tmp_path)
+    lock.release()
+    assert (tmp_path / ".lock").exists() != free
+
+
+def test_a_free_lock_of_another_host_is_said(tmp_path, capsys):
+    (tmp_path / ".lock").write_text(json.dumps(lock.this_process() | {"host": "elsewhere", "pid": 7}))
+    lock.take(tmp_path)
+    lock.release()
+    assert capsys.readouterr().err.startswith("warning: process 7 on elsewhere has not closed")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": 1}', "\0\0"])
+def test_a_damaged_lock_holds_nobody_up(text, tmp_path):
+    (tmp_path / ".lock").write_text(text)
+    lock.take(tmp_path)
+    lock.release()
 
 
 # --- Run and Timer --------------------------------------------------------------------------------------------------
@@ -475,7 +876,7 @@ def test_numbers_that_do_not_exist_become_null(make_run):
 @pytest.mark.parametrize(("rows", "most"), [(2, 4), (4, 4), (64, 4), (65, 4), (6, 3)])
 def test_samples_are_few_and_spread(rows, most, make_run):
     run = make_run(num_steps=9)
-    run.log_samples(1, some_samples(rows), some_entropy(rows), most)
+    run.records.log_samples(1, some_samples(rows), some_entropy(rows), most)
     records = read_lines(run.directory / "samples.jsonl")
     assert 1 <= len(records) <= most
     picked = [int(record["prompt"]) for record in records]
@@ -512,10 +913,41 @@ def test_hostile_text_in_samples_stays_on_one_line(make_run):
     ("every", "num_steps", "due"),
     [(0, 5, []), (1, 3, [0, 1, 2, 3]), (2, 5, [0, 2, 4, 5]), (10, 3, [0, 3])],
 )
-def test_due(every, num_steps, due, make_run):
-    """Also at the end, and at step 0, before the first."""
-    run = make_run(num_steps=num_steps)
-    assert [step for step in range(num_steps + 1) if run.due(every, step)] == due
+def test_when_a_run_evaluates_and_saves(every, num_steps, due, make_run):
+    """Every so many steps and at the end; it evaluates before the first step too, and saves at the end in any case."""
+    run = make_run(num_steps=num_steps, eval_every=every, save_every=every)
+    assert [step for step in range(num_steps + 1) if run.evaluates(step)] == due
+    steps = range(1, num_steps + 1)
+    assert [step for step in steps if run.saves(step)] == sorted({*due, num_steps} - {0})
+    run.fail("it cannot go on")
+    assert all(run.saves(step) for step in steps)
+
+
+def test_a_resumed_run_does_not_evaluate_before_its_first_step(make_run):
+    run = make_run(num_steps=9, eval_every=1)
+    run.save(2)
+    again = make_run(num_steps=9, eval_every=1, resume=str(run.directory))
+    assert not again.evaluates(0) and again.evaluates(3)
+
+
+def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path):
+    """By name step-1000000 comes before step-999999: the newest would be the one that is deleted."""
+    for step in (999_998, 999_999, 1_000_000, 1_000_001):
+        (tmp_path / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
+    assert [path.name for path in checkpoints_of(tmp_path)][-2:] == ["step-1000000", "step-1000001"]
+
+
+def test_skipped_updates_are_counted_across_a_resume(make_run, capsys):
+    warn_once.cache_clear()
+    run = make_run(num_steps=9)
+    for norm in (math.nan, math.inf, 0.0, 1.5, math.nan, math.nan):
+        run.count_update(norm)
+        assert not run.ends(1)
+    assert capsys.readouterr().err.count("skipped an update") == 1
+    run.save(1)  # the two are not forgotten
+    again = make_run(num_steps=9, resume=str(run.directory))
+    again.count_update(-math.inf)
+    assert again.ends(2) and "three updates in a row" in again.failure
 
 
 def test_steps_stop_after_the_step_in_which_a_signal_came(make_run, capsys):
@@ -532,7 +964,22 @@ def test_steps_stop_after_the_step_in_which_a_signal_came(make_run, capsys):
     assert "SIGTERM: finishing this step" in out and f"--resume {run.directory}" in out
 
 
-def test_second_signal_stops_at_once(make_run):
+def test_a_signal_while_the_ranks_talk_is_not_lost(make_run, monkeypatch):
+    """All ranks have to stop after the same step: a signal that one has told no other of yet waits for the next one."""
+    run = make_run(num_steps=9)
+
+    def largest(value: int) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return value
+
+    with monkeypatch.context() as patch:
+        patch.setattr("common.run.ranks.largest", largest)
+        assert not run.ends(1)
+    assert run.ends(2)
+
+
+def test_second_signal_stops_at_once(make_run, monkeypatch):
+    monkeypatch.setattr(common.signals, "SAME", 0.0)  # else it takes a second, within which both are one request
     run = make_run(num_steps=9)
     with pytest.raises(SystemExit) as stop:
         for _ in run.steps():
@@ -556,18 +1003,25 @@ def test_runs_that_start_together_do_not_share_a_directory(tmp_path, monkeypatch
     """As when a shell loop starts the same seed with several learning rates in the background."""
     monkeypatch.chdir(tmp_path)
     runs = [Run("grpo", Args(learning_rate=rate)) for rate in (1e-4, 3e-4)]
-    with contextlib.suppress(common.InputError):  # to be refused would do as well
-        for run in runs:
-            run.start()
-        assert runs[0].directory != runs[1].directory
-    recorded = [json.loads(path.read_text())["learning_rate"] for path in (tmp_path / "runs").glob("*/args.json")]
-    assert 1e-4 in recorded  # the first one's record is not another's
+    runs[1].directory = runs[0].directory  # the same second
+    for run in runs:
+        run.start(StubPolicy(), SimpleNamespace(cursor=0))
+        run.log(1, {"a": 1})
+        run.signals.close()
+    assert runs[1].directory.name == f"{runs[0].directory.name}-2"
+    recorded = [json.loads((run.directory / "args.json").read_text())["learning_rate"] for run in runs]
+    assert recorded == [1e-4, 3e-4]
+
+
+def test_a_default_name_is_never_too_long(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Run("grpo", Args(task=f"/data/{'é' * 200}.jsonl"))
 
 
 def test_environment_without_git(monkeypatch, tmp_path):
     """Slim containers have none; a tarball of the sources is no repository either."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert common.run.environment()["commit"] is None
+    assert environment()["commit"] is None
 
 
 def test_bad_input_is_one_line(capsys):
@@ -575,6 +1029,57 @@ def test_bad_input_is_one_line(capsys):
         raise common.InputError("first\n  second\tthird")
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: first second third\n"
+
+
+# --- Flags ------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Flags(Args):
+    wrong_reward: Signed = -1.0
+    """reward of a wrong answer"""
+    share: Annotated[float, Range(-1, 1)] = 0.0
+    count: Annotated[int, Range(low=-3)] | None = None
+    plain: float = 0.0
+
+
+def test_flags_with_a_range_are_parsed_like_any_other(capsys):
+    args = tyro.cli(Flags, args=["--wrong-reward", "-0.5", "--share=-1", "--count", "-2"])
+    assert (args.wrong_reward, args.share, args.count, args.plain) == (-0.5, -1.0, -2, 0.0)
+    with pytest.raises(SystemExit):
+        tyro.cli(Flags, args=["--help"])
+    shown = [" ".join(line.strip("│ ").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "--wrong-reward FLOAT reward of a wrong answer (default: -1.0)" in shown
+    assert "--share FLOAT (default: 0.0)" in shown and "--count {None}|INT (default: None)" in shown
+    with pytest.raises(SystemExit):
+        tyro.cli(Flags, args=["--share", "half"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"wrong_reward": -1e9, "share": -1.0, "count": -3}, None),
+        ({"wrong_reward": 1e9, "share": 1.0, "count": 10**400}, None),
+        ({"wrong_reward": math.nan}, "--wrong-reward is nan; it must be a finite number"),
+        ({"wrong_reward": -math.inf}, "--wrong-reward is -inf; it must be a finite number"),
+        ({"share": -1.01}, "--share is -1.01; it must be a finite number, at least -1, at most 1"),
+        ({"share": 2.0}, "--share is 2.0; it must be a finite number, at least -1, at most 1"),
+        ({"count": -4}, "--count is -4; it must be a finite number, at least -3"),
+        ({"plain": -0.1}, "--plain is -0.1; it must be a finite number, 0 or more"),
+        ({"temperature": 0.0}, "--temperature is 0.0; it must be a finite number, greater than 0"),
+    ],
+)
+def test_a_flag_is_held_to_its_range(changes, message):
+    if message is None:
+        check_args(Flags(**changes))
+        return
+    with pytest.raises(common.InputError) as error:
+        check_args(Flags(**changes))
+    assert str(error.value) == message
+
+
+# --- Small things -----------------------------------------------------------------------------------------------------
 
 
 def test_timer():
@@ -586,6 +1091,21 @@ def test_timer():
     assert times.keys() == {"time/rollout", "time/step"}
     assert 0.04 <= times["time/rollout"] <= times["time/step"]
     assert timer.pop().keys() == {"time/step"}  # starts afresh
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, "0.32"), ("0.32", None), ("0.31", "0.32"), (None, None)])
+def test_a_resumed_run_with_another_sampler_says_so(before, now, make_run, monkeypatch, capsys):
+    """Also where auto chose on another machine."""
+    for version, resume in ((before, None), (now, "run")):
+        module = SimpleNamespace(__version__=version) if version else None
+        monkeypatch.setitem(sys.modules, "vllm", module) if module else monkeypatch.delitem(sys.modules, "vllm", False)
+        if resume is None:
+            run = make_run(num_steps=9)
+            run.save(1)
+            capsys.readouterr()
+        else:
+            make_run(num_steps=9, resume=str(run.directory))
+    assert ("another objective" in capsys.readouterr().err) == (bool(before) != bool(now))
 
 
 def test_random_seed_is_fixed_across_processes_and_spread():
@@ -613,7 +1133,7 @@ def test_bar_on_a_terminal(make_run, no_curves):
     for step in run.steps():
         run.log(step, {"rollout/reward": 0.5})
         run.log_samples(step, some_samples(1), some_entropy(1))
-        run.save(step, StubPolicy(), {})
+        run.save(step)
         run.ends(step)
     run.finish()
     text = out.getvalue()
@@ -646,6 +1166,7 @@ def test_interrupting_twice_on_a_terminal(tmp_path, tiny_checkpoint, task):
         read_until(b"0/3")
         process.send_signal(signal.SIGINT)
         read_until(b"finishing this step")
+        time.sleep(common.signals.SAME + 0.1)
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         assert process.wait(timeout=60) == 130
@@ -672,6 +1193,59 @@ def test_tracker_gets_what_exists(monkeypatch, make_run, no_curves):
     assert calls[0]["mode"] == "offline" and calls[0]["project"] == "mine" and calls[0]["name"] == "run"
     assert calls[0]["config"]["num_steps"] == 2 and calls[0]["dir"] == str(run.directory)
     assert calls[1:] == [(({"a": 0.5},), {"step": 1}), "finish"]
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "lr=1e-4,seed=1", "a b", "x" * 200, "a:b;c#d?e'f", "é∑", " run ", "\udcff", "-", "a\nb"]
+)
+def test_any_directory_has_an_id_that_wandb_takes(name):
+    settings = pytest.importorskip("wandb").Settings
+    chosen = run_id(name)
+    assert settings(run_id=chosen).run_id == chosen and len(chosen) <= 64
+    assert chosen == run_id(name) != run_id(f"{name}!")  # a resumed run's is the same
+
+
+@pytest.mark.parametrize(
+    "project",
+    ["a/b", "team/project/x", "a:b", "100%", "a?b", "a#b", "a\\b", "x" * 129, "", "  ", " a", "a\nb", "a\x00"],
+)
+def test_a_project_that_wandb_refuses_is_refused_before_anything_is_written(
+    project, train, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace())
+    assert train({"wandb-project-name": project}, "--track") == 2
+    assert capsys.readouterr().err.startswith("error: --wandb-project-name")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("project", ["entropy", "my project", "x" * 128, "a.b-c_d=1", "é"])
+def test_a_project_that_wandb_takes(project):
+    check_project(project)
+    assert pytest.importorskip("wandb").Settings(project=project).project == project
+
+
+@pytest.mark.parametrize("call", ["login", "init"])
+def test_a_tracker_that_cannot_start_leaves_nothing(call, make_run, monkeypatch, tmp_path):
+    wandb = SimpleNamespace(init=lambda **k: None, login=lambda prompt: False)
+    setattr(wandb, call, lambda **_: (_ for _ in ()).throw(RuntimeError("permission denied")))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(common.InputError, match="permission denied"):
+        make_run(track=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["log", "finish"])
+def test_a_tracker_that_fails_ends_alone(call, make_run, monkeypatch, capsys, no_curves):
+    tracker = SimpleNamespace(log=lambda *a, **k: None, finish=lambda: None)
+    setattr(tracker, call, lambda *a, **k: (_ for _ in ()).throw(BrokenPipeError("service is gone")))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **k: tracker, login=lambda prompt: False))
+    run = make_run(num_steps=2, track=True)
+    for step in run.steps():
+        run.log(step, {"a": 0.5})
+    run.finish()
+    assert capsys.readouterr().out.count("Weights & Biases gets nothing more (BrokenPipeError: service is gone)") == 1
+    assert len(read_lines(run.directory / "metrics.jsonl")) == 2
 
 
 def test_tracking_offline(train, tmp_path, monkeypatch):

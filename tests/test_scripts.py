@@ -1,24 +1,31 @@
 """Every algorithm script, run as a user runs it: metrics, checkpoints, resuming, and what DAPO's sampling does.
 
-The scripts run in this process; what all of them share is tested on grpo.py in test_run.py and test_resume.py.
+The scripts run in this process; what all of them share is tested on grpo.py in test_run.py and test_resume.py, and on
+a chosen few here. A new file costs one short run.
 """
 
 import itertools
 import json
+import math
 import runpy
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import common.run
-from common.rollout import Response, TransformersSampler
+import common.records
+import common.tasks
+from common.batch import Response
+from common.hf import TransformersSampler
+from common.policy import Policy
 from common.verifier import Verdict, Verifier
 from tests import sync
+from tests.algorithms.oracle import methods
 from tests.test_run import STEP_KEYS
 
 RECIPE = {
@@ -35,25 +42,31 @@ RECIPE = {
     "reward-mode": "random",  # a random model is never right
     "device": "cpu",
 }
-# What makes a method act on minibatches of some fifty tokens.
-OWN = {
-    "clip_cov": {"clip-cov-ratio": 0.2, "clip-cov-lb": 0.01},
-    "kl_cov": {"kl-cov-ratio": 0.2},
-    "entropic": {"target-entropy": 1.0, "high-prob-threshold": 0.01},
+METHODS = methods()
+OWN = {name: getattr(method, "SCRIPT_FLAGS", {}) for name, method in METHODS.items()}
+# One file for each thing that a script can have; they are resumed and run on two ranks, the others once.
+CHOSEN = {
+    "grpo": {"beta": 0.1},  # a reference policy
+    "dapo": {},  # further rounds of sampling
+    "clip_cov": {},  # random draws in the loss
+    "entropic": {},  # a state
+    "steer": {},  # a further statistic of each token's distribution
+    "vapo": {},  # a second model that learns
+    "aepo": {},  # responses that go on from a beginning
 }
-NAMES = sorted(path.stem for path in sync.ALGOS.glob("*.py"))
-WITH_DYNAMIC_SAMPLING = ("dapo", "clip_cov", "kl_cov", "forking_tokens")
+CHOSEN = {name: flags for name, flags in CHOSEN.items() if name in METHODS}
+OTHERS = [name for name in METHODS if name not in CHOSEN]
+load_problems = cache(common.tasks.load_problems)  # the countdown task anew would be most of a short run's time
 
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict]]:
     """Run a script with some flags changed; the records of its metrics."""
-    monkeypatch.setattr(common.run, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(common.records, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(common.tasks, "load_problems", load_problems)
 
     def start(name: str, directory: str = "run", **changes) -> list[dict]:
         flags = RECIPE | OWN.get(name, {}) | {"model": tiny_checkpoint, "output-dir": tmp_path / directory}
-        if name == "opo":
-            del flags["num-minibatches"]
         flags |= {key.replace("_", "-"): value for key, value in changes.items()}
         if "resume" in flags:
             flags = {key: flags[key] for key in ("resume", *(key.replace("_", "-") for key in changes))}
@@ -76,16 +89,29 @@ def weights(run_directory: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run_directory / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", sync.algorithms())
+def assert_metrics(name: str, records: list[dict]) -> None:
+    """The keys that every file logs, this one's own, and numbers where there must be numbers."""
+    own = METHODS[name].METRICS | getattr(METHODS[name], "SCRIPT_METRICS", set())
+    for record in records:
+        assert record.keys() == STEP_KEYS | {f"algo/{key}" for key in own}
+        assert all(value is None or math.isfinite(value) for value in record.values())
+        assert all(record[key] is not None for key in STEP_KEYS - {"policy/entropy_right", "policy/entropy_wrong"})
+
+
+def has_moved(before: Path, after: dict[str, torch.Tensor]) -> bool:
+    start = load_file(before / "model.safetensors")
+    return any(not torch.equal(start[key], after[key]) for key in start)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
 def test_script_trains_and_resumes_to_the_bit(name: str, run: Callable, tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """I8 for every file: controllers, random draws and the stream of problems go on where they stopped."""
-    records = run(name, "whole")
+    """I8: controllers, references, further models, random draws and the stream of problems go on where they stopped."""
+    records = run(name, "whole", **CHOSEN[name])
     assert [record["step"] for record in records] == [1, 2, 3, 4]
-    own = {key for key in records[0] if key.startswith("algo/")}
-    assert all(record.keys() == STEP_KEYS | own for record in records)
-    start, end = load_file(tiny_checkpoint / "model.safetensors"), weights(tmp_path / "whole", 4)
-    assert any(not torch.equal(start[key], end[key]) for key in start)
-    run(name, "halves", num_steps=2)
+    assert_metrics(name, records)
+    end = weights(tmp_path / "whole", 4)
+    assert has_moved(tiny_checkpoint, end)
+    run(name, "halves", num_steps=2, **CHOSEN[name])
     resumed = run(name, "halves", resume=tmp_path / "halves", num_steps=4)
     again = weights(tmp_path / "halves", 4)
     assert all(torch.equal(end[key], again[key]) for key in end)
@@ -93,6 +119,18 @@ def test_script_trains_and_resumes_to_the_bit(name: str, run: Callable, tmp_path
         assert {k: v for k, v in one.items() if "time/" not in k} == {
             k: v for k, v in other.items() if "time/" not in k
         }
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_script_trains(name: str, run: Callable, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """What is not in the skeleton of another file is in tests/algorithms; here two steps, so that all of it runs."""
+    records = run(name, num_steps=2, save_every=0, max_response_length=4)
+    assert [record["step"] for record in records] == [1, 2]
+    assert_metrics(name, records)
+    assert has_moved(tiny_checkpoint, weights(tmp_path / "run", 2))
+    for record in records:  # those that replace groups without spread have done so
+        again = METHODS[name].FLAGS.get("max_resample", 0) > 0 and record["rollout/zero_std_ratio"] > 0
+        assert (record["rollout/sampling_rounds"] > 1) == again and record["rollout/trained_group_ratio"] == 1
 
 
 @pytest.mark.parametrize("name", ["num_minibatches", "update_epochs"])
@@ -104,8 +142,6 @@ def test_opo_refuses_to_go_off_policy(name: str, run: Callable, tmp_path: Path) 
 
 def test_nsr_at_weight_zero_does_not_run_right_rows_backward(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses of even index are right; no pass with a gradient may hold one."""
-    from common.policy import Policy
-
     seen, passes = [], Policy._passes
 
     def watch(self: Policy, batch: dict, needed: torch.Tensor):
@@ -129,7 +165,7 @@ def script_rewards(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], lis
     def set_up(rounds: list[str]) -> list[int]:
         asked, left = [], iter(rounds)
 
-        def verify(self: Verifier, problems: list, responses: list[str]) -> list[Verdict]:
+        def verify(self: Verifier, problems: list, responses: list[str], first: int = 0) -> list[Verdict]:
             groups = next(left)
             asked.append(len(problems) // 3)
             rewards = itertools.chain(*({"m": (1, 0, 0), "r": (1, 1, 1), "w": (0, 0, 0)}[kind] for kind in groups))
@@ -141,60 +177,78 @@ def script_rewards(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], lis
     return set_up
 
 
-@pytest.mark.parametrize("name", WITH_DYNAMIC_SAMPLING)
-def test_groups_without_spread_are_replaced(name: str, run: Callable, script_rewards: Callable) -> None:
-    """Each round asks for what is missing; all that was sampled is counted, only mixed groups are trained on."""
-    asked = script_rewards(["mrwm", "wm", "m"])
-    [record] = run(name, num_steps=1)
-    assert asked == [4, 2, 1]
-    assert record["rollout/num_samples"] == 7 * 3
-    assert record["rollout/zero_std_ratio"] == pytest.approx(3 / 7)
-    assert record["rollout/all_right_ratio"] == pytest.approx(1 / 7)
-    assert record["rollout/reward"] == pytest.approx((4 + 3) / 21)
-    assert record["algo/sampling_rounds"] == 3 and record["algo/trained_group_ratio"] == 1
+@pytest.mark.parametrize(
+    ("rounds", "asked"),
+    [
+        (["mmmm"], [4]),
+        (["mrwm", "wmwm"], [4, 4]),  # half of them are mixed: four for the two that are missing
+        (["mrww", "wwwwmwwwwwrw", "mmmwwwwwwwwwwwww"], [4, 12, 16]),  # a quarter, then 2 of 16
+        (["wwww", "m" * 36], [4, 36]),  # none: as if it were a tenth, and no more than ten times what is wanted
+    ],
+)
+def test_groups_without_spread_are_replaced(
+    rounds: list[str], asked: list[int], run: Callable, script_rewards: Callable
+) -> None:
+    """A round asks for what is missing by the share of mixed groups so far; all that was sampled is counted."""
+    seen, groups = script_rewards(rounds), "".join(rounds)
+    [record] = run("dapo", num_steps=1)
+    assert seen == asked
+    assert record["rollout/num_samples"] == len(groups) * 3
+    assert record["rollout/zero_std_ratio"] == pytest.approx(1 - groups.count("m") / len(groups))
+    assert record["rollout/all_right_ratio"] == pytest.approx(groups.count("r") / len(groups))
+    assert record["rollout/reward"] == pytest.approx((groups.count("m") + 3 * groups.count("r")) / len(groups) / 3)
+    assert record["rollout/sampling_rounds"] == len(asked) and record["rollout/trained_group_ratio"] == 1
 
 
-@pytest.mark.parametrize("name", WITH_DYNAMIC_SAMPLING)
-def test_cap_on_rounds_trains_on_what_there_is(name: str, run: Callable, script_rewards: Callable) -> None:
+def test_groups_beyond_what_is_wanted_are_dropped(
+    run: Callable, script_rewards: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six mixed groups for four: a step over four."""
+    batches, score = [], Policy.score
+    monkeypatch.setattr(Policy, "score", lambda self, b, *a, **k: batches.append(b) or score(self, b, *a, **k))
+    script_rewards(["mmwr", "mmmm"])
+    [record] = run("dapo", num_steps=1)
+    assert batches[0]["rewards"].tolist() == [1, 0, 0] * 4 and record["rollout/trained_group_ratio"] == 1
+
+
+def test_cap_on_sampling_trains_on_what_there_is(run: Callable, script_rewards: Callable) -> None:
     """One group for two minibatches: one update is made."""
     asked = script_rewards(["wwww", "wwmw"])
-    [record] = run(name, num_steps=1, max_resample=1)
+    [record] = run("dapo", num_steps=1, max_resample=1)
     assert asked == [4, 4]
-    assert record["algo/sampling_rounds"] == 2 and record["algo/trained_group_ratio"] == 0.25
+    assert record["rollout/sampling_rounds"] == 2 and record["rollout/trained_group_ratio"] == 0.25
     assert record["policy/skipped_updates"] == 0 and record["tokens/trained"] > 0
 
 
-@pytest.mark.parametrize("name", WITH_DYNAMIC_SAMPLING)
 def test_step_without_mixed_group_changes_nothing(
-    name: str, run: Callable, script_rewards: Callable, tmp_path: Path, tiny_checkpoint: Path
+    run: Callable, script_rewards: Callable, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    script_rewards(["wwww", "rrrr", "wrwr"])
-    [record] = run(name, num_steps=1, max_resample=2)  # DAPO's charge for length does not teach a right group either
-    assert record["algo/sampling_rounds"] == 3 and record["algo/trained_group_ratio"] == 0
-    assert record["tokens/trained"] == 0
-    start, end = load_file(tiny_checkpoint / "model.safetensors"), weights(tmp_path / "run", 1)
-    assert all(torch.equal(start[key], end[key]) for key in start)
+    asked = script_rewards(["wwww", "rrrrwrwr"])
+    [record] = run("dapo", num_steps=1, max_resample=2)  # its charge for length does not teach a right group either
+    assert asked == [4, 8]
+    assert record["rollout/sampling_rounds"] == 2 and record["rollout/trained_group_ratio"] == 0
+    assert record["tokens/trained"] == 0 and not has_moved(tiny_checkpoint, weights(tmp_path / "run", 1))
 
 
-@pytest.mark.parametrize("name", WITH_DYNAMIC_SAMPLING)
-def test_no_dynamic_sampling(name: str, run: Callable, script_rewards: Callable) -> None:
+def test_no_dynamic_sampling(run: Callable, script_rewards: Callable) -> None:
     asked = script_rewards(["mwrw"])
-    [record] = run(name, num_steps=1, max_resample=0)
-    assert asked == [4] and record["rollout/num_samples"] == 12 and record["algo/trained_group_ratio"] == 1
+    [record] = run("dapo", num_steps=1, max_resample=0)
+    assert asked == [4] and record["rollout/num_samples"] == 12
+    assert record["rollout/sampling_rounds"] == record["rollout/trained_group_ratio"] == 1
 
 
 # --- A sampler with arithmetic of its own -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("shift", "cap", "factor"), [(0.4, 2.0, 1.4918), (-0.4, 2.0, 0.6703), (1.5, 2.0, 2.0), (1.5, 0.0, 1.0)]
+    ("name", "cases"),
+    [("grpo", [(0.4, 2.0, 1.4918), (-0.4, 2.0, 0.6703), (1.5, 2.0, 2.0), (1.5, 0.0, 1.0)]), ("opo", [(1.5, 2.0, 2.0)])],
 )
-@pytest.mark.parametrize("name", ["grpo", "kl_cov", "opo"])
 def test_importance_weights_scale_the_gradient(
-    name: str, shift: float, cap: float, factor: float, run: Callable, monkeypatch: pytest.MonkeyPatch
+    name: str, cases: list[tuple], run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every token drawn with a probability that is off by the same factor: so is the gradient, up to the cap."""
-    settings = {"num_steps": 1, "importance_cap": cap} | ({} if name == "opo" else {"num_minibatches": 1})
+    settings = {"num_steps": 1, "num_minibatches": 1}
     [plain] = run(name, "plain", **settings)
     generate = TransformersSampler.generate
 
@@ -203,10 +257,81 @@ def test_importance_weights_scale_the_gradient(
         return [Response(r.token_ids, [x - shift for x in r.logprobs], r.truncated) for r in responses]
 
     monkeypatch.setattr(TransformersSampler, "generate", shifted)
+    shift = cases[0][0]
     [same] = run(name, "same", **settings)
-    monkeypatch.setattr(TransformersSampler, "own_arithmetic", True)
-    [weighed] = run(name, "weighed", **settings)
-    assert same["policy/grad_norm"] == plain["policy/grad_norm"] and "rollout/importance_mean" not in same
-    assert weighed["policy/grad_norm"] == pytest.approx(factor * plain["policy/grad_norm"], rel=1e-4)
-    assert weighed.get("rollout/importance_mean", 1.0) == pytest.approx(factor, rel=1e-4)
-    assert weighed["rollout/sampler_gap_mean"] == pytest.approx(abs(shift), abs=1e-4)
+    assert same["policy/grad_norm"] == plain["policy/grad_norm"] and same["rollout/importance_mean"] == 1
+    monkeypatch.setattr(TransformersSampler, "same_arithmetic", False)
+    for i, (shift, cap, factor) in enumerate(cases):
+        [weighed] = run(name, f"weighed-{i}", importance_cap=cap, **settings)
+        assert weighed["policy/grad_norm"] == pytest.approx(factor * plain["policy/grad_norm"], rel=1e-4)
+        assert weighed["rollout/importance_mean"] == pytest.approx(factor, rel=1e-4)
+        assert weighed["rollout/sampler_gap_mean"] == pytest.approx(abs(shift), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo"])
+def test_an_engine_rests_once_between_sampling_and_training(
+    name: str, run: Callable, script_rewards: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rounds a step samples, and after an evaluation; it is trusted before anything is learned."""
+    calls = []
+    for method in ("generate", "rest", "trust", "sync"):
+        original = getattr(TransformersSampler, method)
+
+        def watched(self, *args, method=method, original=original, **options):
+            if self.policy.optimizer:
+                calls.append(method)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(TransformersSampler, method, watched)
+    step = Policy.step
+    monkeypatch.setattr(Policy, "step", lambda self, *args: (calls.append("step"), step(self, *args))[1])
+    if name == "dapo":
+        script_rewards(["wwww", "m" * 36])  # and no evaluation
+    run(name, num_steps=1, num_minibatches=2, eval_every=int(name != "dapo"))
+    rounds = ["generate"] * (2 if name == "dapo" else 1)
+    evaluation = ["generate", "rest"] if name != "dapo" else []
+    assert calls == ["sync", *evaluation, *rounds, "rest", "trust", "step", "step", "sync", *evaluation]
+
+
+# --- What one file alone has ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif("vapo" not in METHODS, reason="no such file yet")
+def test_vapo_warms_its_critic_up_alone(run: Callable, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """In the first value_warmup steps the policy stands still while the critic learns; its head starts at 0."""
+    learned = run("vapo", "learned", num_steps=2, value_warmup=2, critic_learning_rate=1e-2)
+    stayed = run("vapo", "stayed", num_steps=2, value_warmup=2, critic_learning_rate=1e-12)
+    assert not has_moved(tiny_checkpoint, weights(tmp_path / "learned", 2))
+    assert [record["algo/value_loss"] for record in stayed] == pytest.approx([0.5, 0.5], abs=1e-9)
+    assert abs(learned[1]["algo/value_loss"] - 0.5) > 1e-6
+
+
+@pytest.mark.skipif("aepo" not in METHODS, reason="no such file yet")
+@pytest.mark.parametrize(("ratio", "branches"), [(0.5, 2), (0.26, 1), (0.2, 0)])
+def test_aepo_branches_where_a_sibling_was_least_sure(
+    ratio: float, branches: int, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last floor(ratio G) rows go on from the first ones, cut before their least likely token but the first."""
+    batches, score = [], Policy.score
+
+    def watch(self: Policy, batch: dict, *args, **options) -> tuple:
+        if "rewards" in batch:  # the step's, and not the beginnings of its branches
+            batches.append(batch)
+        return score(self, batch, *args, **options)
+
+    monkeypatch.setattr(Policy, "score", watch)
+    run("aepo", num_steps=1, num_generations=4, branch_ratio=ratio)
+    batch, same = batches[0], []
+    for first in range(0, len(batch["mask"]), 4):
+        for j in range(max(1, branches)):
+            row, branch = first + j, first + 4 - max(1, branches) + j
+            logprobs = batch["rollout_logprobs"][:, : batch["mask"][row].sum()]
+            if logprobs.shape[1] == 1:
+                continue  # no token but the first
+            cut = 1 + logprobs[row, 1:].argmin().item()
+            ids = batch["response_ids"][:, :cut]
+            # The beginning's log-probabilities come with it.
+            same.append(
+                torch.equal(ids[branch], ids[row]) and torch.allclose(*logprobs[[branch, row], :cut], atol=1e-5)
+            )
+    assert same and all(same) if branches else not any(same)

@@ -16,10 +16,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from common import InputError
-from common.policy import Policy, check_thinking, turn_end_id
-from common.rollout import Response, Sample, make_batch, make_sampler
-from common.tasks import Problem, render
-from common.verifier import Verdict
+from common.basics import Timer
+from common.batch import Response, Sample, make_batch
+from common.loading import check_thinking
+from common.policy import Policy
+from common.problems import Problem
+from common.rollout import make_sampler, sample_groups
+from common.templates import render
+from common.text import turn_end_id
+from common.verifier import Verdict, Verifier
 from tests.helpers import save_tiny, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,6 +144,32 @@ def test_a_response_ends_where_a_turn_ends(family: str) -> None:
     assert after == turn_end_id(policy.tokenizer)
 
 
+@pytest.mark.parametrize("begun", ["The sum is", "<think>\nLet me see.\n1+1", "\\boxed{", "2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_assistants_turn_is_continued(family: str, begun: str) -> None:
+    """A prompt that ends with one is the beginning of a response: its turn is not closed, and no second one opened."""
+    policy = policy_of(family)
+    answered = [*QUESTION, {"role": "assistant", "content": begun}]
+    assert policy.tokenizer.decode(policy.encode(answered)) == PROMPTS[family] + begun
+    again = policy.tokenizer.decode(policy.encode([*answered, *QUESTION]))  # a turn before the last is closed
+    assert again.count(begun) == 1 and again.partition(begun)[2].lstrip("\n").startswith(FAMILIES[family][-1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("begun", ["", " \n"])
+def test_a_turn_without_a_word_is_opened(family: str, begun: str) -> None:
+    prompt = [*QUESTION, {"role": "assistant", "content": begun}]
+    assert policy_of(family).encode(prompt) == policy_of(family).encode(QUESTION)
+
+
+def test_a_turn_that_a_template_drops_is_one_line() -> None:
+    policy = policy_of("llama3")
+    policy.tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(InputError, match="template refuses") as error:
+        policy.encode([*QUESTION, {"role": "assistant", "content": "The sum is"}])
+    assert "\n" not in str(error.value)
+
+
 def test_templates_that_end_no_turn() -> None:
     tokenizer = tokenizer_of("qwen2.5")
     for template in (None, "{% for m in messages %}{{ m.content }}\n{% endfor %}", "{{ raise_exception('no') }}"):
@@ -202,6 +233,53 @@ def test_thoughts_stay_in_the_text() -> None:
     text = "<think>\\boxed{1}</think> \\boxed{2}"
     ids = [*policy.tokenizer(text).input_ids, policy.tokenizer.eos_token_id]
     assert policy.decode([ids]) == [text]
+
+
+def test_marks_that_are_special_tokens_stay_in_the_text() -> None:
+    """Else "3</think>4" would read "34"; other special tokens go."""
+    tokenizer = tokenizer_of("llama3")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "<answer>", "</answer>"]})
+    policy = Policy(tiny_model(vocab_size=len(tokenizer)), tokenizer)
+    text = "<think>3</think><answer>4</answer>"
+    assert policy.decode([tokenizer(text + "<|eot_id|><|start_header_id|>").input_ids]) == [text]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_end_token_that_the_tokenizer_adds_is_not_part_of_the_prompt(family: str) -> None:
+    policy = policy_of(family)
+    plain, eos = policy.encode("1+1?"), policy.tokenizer.eos_token
+    before = [(policy.tokenizer.bos_token, policy.tokenizer.bos_token_id)] if policy.tokenizer.bos_token else []
+    policy.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{before[0][0]} $A {eos}" if before else f"$A {eos}",
+        special_tokens=[*before, (eos, policy.tokenizer.eos_token_id)],
+    )
+    assert policy.tokenizer("1+1?").input_ids == [*plain, policy.tokenizer.eos_token_id]
+    assert policy.encode("1+1?") == plain
+    written = policy.encode("1+1?" + eos)  # one that the prompt has itself is the user's
+    assert written == [*plain, policy.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "truncated", "reason"),
+    [
+        (render("r1", "1+1?"), "It is \\boxed{2}, no, wait", True, "no_answer"),
+        (render("r1", "1+1?"), "It is 3. </think> \\boxed{2}, I", True, "match"),
+        (render("r1", "1+1?"), "It is \\boxed{2}.", False, "match"),  # it has said all it had to say
+        ("Think. <think> </think> 1+1?", "It is \\boxed{2}, no", True, "match"),
+        ("1+1?", "It is \\boxed{2}, no", True, "match"),
+    ],
+)
+def test_reasoning_that_the_prompt_opens_holds_no_answer(
+    prompt: str, text: str, truncated: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response that was cut off in it has none yet, however many boxes it has written."""
+    policy = policy_of("qwen3")
+    ids = policy.tokenizer(text, add_special_tokens=False).input_ids
+    sampler = make_sampler("hf", policy)
+    monkeypatch.setattr(sampler, "generate", lambda *_, **__: [Response(ids, [0.0] * len(ids), truncated)])
+    with Verifier() as verifier:
+        [sample] = sample_groups([Problem(prompt, "2", "0", "math")], sampler, verifier, Timer(), 1, 1.0, 99, seed=0)
+    assert (sample.verdict.reason, sample.text) == (reason, text)
 
 
 def test_a_role_that_the_template_refuses_is_one_line() -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,10 +21,12 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from common import InputError
+from common.basics import Timer
+from common.batch import Response, make_batch
+from common.hf import TopP, TransformersSampler
 from common.policy import Policy
-from common.rollout import Response, TransformersSampler, make_batch, make_sampler, nucleus, sample_groups
-from common.run import Timer
-from common.tasks import Problem
+from common.problems import Problem
+from common.rollout import make_sampler, sample_groups
 from common.verifier import Verifier
 from tests.helpers import byte_tokenizer, save_tiny, tiny_model
 from tests.test_resume import RECIPE, assert_same_run, flags, run_script
@@ -97,8 +100,7 @@ def gaps(sampler, responses: list[Response], temperature: float = 1.0, prompts=P
     """Distances between the responses' log-probabilities and the trainer's, for all tokens."""
     asked = [ids for ids in prompts for _ in range(len(responses) // len(prompts))]
     scored = sampler._score(list(zip(asked, responses, strict=True)), temperature)
-    pairs = [pair for r, row in zip(responses, scored, strict=True) for pair in zip(r.logprobs, row, strict=True)]
-    return (torch.tensor(pairs)[:, 0] - torch.tensor(pairs)[:, 1]).abs()
+    return torch.cat([torch.from_numpy(abs(r.logprobs - row)) for r, row in zip(responses, scored, strict=True)])
 
 
 # --- Responses --------------------------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ def test_responses_end_with_an_end_token_or_are_truncated(tied) -> None:
     assert len(responses) == 8 * len(PROMPTS) and len({len(r.token_ids) for r in responses}) > 5
     for r in responses:
         ends = [token in (3, 5) for token in r.token_ids]
-        assert len(r.token_ids) == len(r.logprobs) and not any(ends[:-1]) and all(type(t) is int for t in r.token_ids)
+        assert len(r.token_ids) == len(r.logprobs) and not any(ends[:-1]) and r.token_ids.dtype == np.int32
         assert r.truncated != ends[-1] and (not r.truncated or len(ends) == LIMIT)
     assert {r.truncated for r in responses} == {True, False}
 
@@ -175,10 +177,10 @@ def test_members_of_a_group_are_independent(tied) -> None:
 
 
 def test_top_p_keeps_the_likeliest_tokens_and_the_whole_distributions_logprobs(tied) -> None:
-    responses = sample(tied, [[7, 1, 9]], 200, max_new_tokens=1, top_p=0.5)
+    responses = sample(tied, [[7, 1, 9]], 200, max_new_tokens=1, transform=TopP(0.5))
     with torch.no_grad():
         p = tied.policy.model(input_ids=torch.tensor([[7, 1, 9]], device=DEVICE)).logits[:, -1].softmax(-1)
-    kept = nucleus(p, 0.5)[0].nonzero()[:, 0].tolist()
+    kept = TopP(0.5)(p, 0)[0].nonzero()[:, 0].tolist()
     assert {r.token_ids[0] for r in responses} == set(kept) and 1 < len(kept) < 16
     for r in responses:
         assert r.logprobs[0] == pytest.approx(p[0, r.token_ids[0]].log().item(), abs=1e-4)
@@ -215,7 +217,6 @@ def test_a_prompts_responses_do_not_depend_on_the_others(tied) -> None:
 
 
 def test_sync_brings_all_weights(sampler) -> None:
-    sample(sampler)  # checked once a sync: what comes next is not
     with other_weights(sampler):
         assert gaps(sampler, sample(sampler)).mean() > 0.05  # the old ones still, and nobody has been told
         sampler.sync()
@@ -230,7 +231,6 @@ def test_sync_brings_each_kind_of_weight(sampler, part: str) -> None:
     if not (names := [name for name in state if name.endswith(part)]):
         pytest.skip("this model has none")
     before = {name: state[name].clone() for name in names}
-    sample(sampler)  # checked once a sync: what comes next is not
     try:
         for name in names:
             state[name] += torch.randn(state[name].shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
@@ -257,7 +257,7 @@ def test_weights_that_do_not_arrive_end_the_run(sampler, monkeypatch: pytest.Mon
             patch.setattr(sampler, "_weights", lambda: iter(()))
             sampler.sync()
             with pytest.raises(SystemExit, match="not have the trainer's weights") as caught:
-                sample(sampler)
+                sampler.trust(gaps(sampler, sample(sampler)).mean().item())
         assert caught.value.code.startswith("error: vLLM's log-probabilities are ") and "\n" not in caught.value.code
 
 
@@ -276,10 +276,25 @@ def test_one_missed_update_is_noticed(untied, monkeypatch: pytest.MonkeyPatch) -
             patch.setattr(untied, "_weights", lambda: iter(()))
             untied.sync()
             with pytest.raises(SystemExit, match="off the trainer's"):
-                sample(untied)
+                untied.trust(gaps(untied, sample(untied)).mean().item())
     finally:
         policy.model.load_state_dict(before)
         untied.sync()
+
+
+def test_a_changed_distribution_says_nothing_of_the_weights(tied) -> None:
+    """Its log-probabilities are not the trainer's, where they were asked for; the next sync begins anew."""
+    try:
+        sample(tied, transform=TopP(0.5), transformed_logprobs=True)
+        tied.trust(5.0)
+        tied.sync()
+        sample(tied, transform=TopP(0.5))
+        with pytest.raises(SystemExit, match="off the trainer's"):
+            tied.trust(5.0)
+        with pytest.raises(SystemExit, match="off the trainer's"):
+            tied.trust(float("nan"))
+    finally:
+        tied.sync()
 
 
 def test_weights_carry_the_names_of_the_models_files(tmp_path: Path) -> None:
@@ -320,16 +335,20 @@ def test_asleep_between_rollouts(tied, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, function in {"sleep": sleep, "wake_up": wake_up, "collective_rpc": collective_rpc}.items():
         monkeypatch.setattr(tied.llm, name, function)
     monkeypatch.setattr(tied, "sleeps", True)
-    assert sample(tied) == awake and calls == ["sleep 2"]
+    assert sample(tied) == sample(tied) == awake and calls == []  # rounds of one rollout
+    tied.rest()
+    tied.rest()
+    assert calls == ["sleep 2"]
     calls.clear()
-    assert sample(tied) == awake  # twice between updates, as for an evaluation
-    assert calls == ["wake weights", "reload", "wake kv_cache", "sleep 2"]
+    assert sample(tied) == sample(tied) == awake  # rested between updates, as for an evaluation
+    assert calls == ["wake weights", "reload", "wake kv_cache"]
+    tied.rest()
     calls.clear()
     with other_weights(tied):
         tied.sync()
         assert calls == ["wake weights", "reload"]
         assert gaps(tied, sample(tied)).max() < 1e-4
-        assert calls[2:] == ["wake kv_cache", "sleep 2"]
+        assert calls[2:] == ["wake kv_cache"]
     monkeypatch.setattr(tied, "sleeps", False)
     assert sample(tied) == awake and not tied.asleep
 

@@ -1,0 +1,43 @@
+"""The records of benchmarks/methods.py: one for each file, and what they name is there."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from benchmarks import methods
+from benchmarks.collapse import READINGS
+from benchmarks.explore import STATUSES
+from benchmarks.methods import FAMILIES, LEVERS, METHODS
+from tests import sync
+
+ARMS = {arm for record in METHODS.values() for arm in record.arms}
+
+
+def test_every_file_has_a_record_and_no_record_lacks_a_file() -> None:
+    """A new method is made known to the benchmarks in benchmarks/methods.py."""
+    assert {*METHODS} == {*sync.algorithms()}
+    assert methods.method("a file of one's own") == methods.Method()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_record_names_what_is_there(name: str) -> None:
+    record = METHODS[name]
+    assert record.family in FAMILIES and record.levers and {*record.levers} <= {*LEVERS}
+    known = {field.name for field in dataclasses.fields(importlib.import_module(f"algos.{name}").Args)}
+    flags = [record.acts, *record.tried, *(arm.flags for arm in record.arms.values())]
+    flags += [{record.knob[0]: None} if record.knob else {}, {record.draws: None} if record.draws else {}]
+    for one in flags:
+        assert {*one} <= known
+    loss = sync.own_parts(sync.read(name))["loss"]
+    for mask, letter in record.masks.items():
+        assert f"    {mask.removeprefix('~')} = " in loss and letter in STATUSES
+    assert {*record.statuses} <= {*STATUSES}
+    assert not record.claims or name in record.arms
+    for claim in record.claims:
+        assert claim.reading in READINGS and claim.base in {"", *ARMS}
+
+
+def test_arms_are_told_apart() -> None:
+    colors = [arm.color for record in METHODS.values() for arm in record.arms.values()]
+    assert len(ARMS) == len(colors) == len({*colors})
