@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from benchmarks import ROOT
+from common import ranks
 
 # --- Processes --------------------------------------------------------------------------------------------------------
 
@@ -70,6 +71,7 @@ def serve(workers: dict[str, Callable[[dict], dict | None]]) -> None:
     result = workers[spec["name"]](spec["options"])
     if result is not None:
         (Path(spec["options"]["directory"]) / "result.json").write_text(json.dumps(result))
+    ranks.leave()
     raise SystemExit
 
 

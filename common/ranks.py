@@ -6,6 +6,7 @@ Every rank runs the same script and sees the same batch; it samples, checks and 
 `python` there is one rank and every function here does nothing.
 """
 
+import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -45,6 +46,23 @@ def stop() -> None:
 
         dist.barrier()
         dist.destroy_process_group()
+
+
+def leave(status: int = 0) -> None:
+    """The last thing that a rank does: end its process with this exit status; without torchrun, returns if that is 0.
+
+    What was registered for the end is done, but the interpreter is not taken apart. Threads of gloo outlive their
+    group, and one that then lets go of a tensor of the last exchange aborts the process, and with it a run that had
+    ended well (pytorch#179291).
+    """
+    stop()
+    if launched():
+        atexit._run_exitfuncs()
+        terminal.out.flush()
+        terminal.err.flush()
+        os._exit(status)
+    if status:
+        raise SystemExit(status)
 
 
 def rank() -> int:

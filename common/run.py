@@ -406,12 +406,9 @@ class Run:
             self.say(f"stopped; go on with --resume {self.directory}")
         lock.release()
         self.signals.close()
-        if self.failure is not None:
-            if ranks.rank() == 0:
-                terminal.warn(f"error: {self.failure}")
-            raise SystemExit(1)
-        if number is not None:
-            raise SystemExit(128 + number)
+        if self.failure is not None and ranks.rank() == 0:
+            terminal.warn(f"error: {self.failure}")
+        ranks.leave(1 if self.failure is not None else 128 + number if number is not None else 0)
 
 
 def checkpoints_of(directory: Path) -> list[Path]:

@@ -180,7 +180,7 @@ ranks.start()
 found = half_precision(load_policy(sys.argv[1], device="cpu", dtype=torch.bfloat16), torch.load(sys.argv[2]))
 if ranks.rank() == 0:
     torch.save(found, sys.argv[3])
-ranks.stop()
+ranks.leave()
 """
 
 
@@ -312,7 +312,7 @@ else:
     made += ranks.gather(["no error"])
 if ranks.rank() == 0:
     print(made)
-ranks.stop()
+ranks.leave()
 """
 
 
@@ -412,7 +412,7 @@ for act in (
         status = stop.code
     print(f"rank {ranks.rank()} status {status}", flush=True)
     dist.barrier()
-ranks.stop()
+ranks.leave()
 """
 
 
@@ -427,6 +427,42 @@ def test_what_one_rank_refuses_is_said(tmp_path: Path) -> None:
         assert out.count(f"error: {text}") == 1, out
     for number, statuses in ((0, [0, 2, 2, 2]), (1, [2, 2, 2, 2])):
         assert [int(status) for status in re.findall(rf"rank {number} status (\d)", out)] == statuses
+
+
+ENDING_SCRIPT = """
+import atexit
+import os
+import sys
+
+from common import ranks
+
+
+class Last:
+    def __del__(self, write=os.write):
+        write(1, b"taken apart\\n")
+
+
+last = Last()
+atexit.register(print, "done at the end")
+ranks.start()
+ranks.gather([1])
+ranks.leave(int(sys.argv[1]))
+print("still here")
+"""
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_ranks_end_before_the_interpreter_is_taken_apart(tmp_path: Path, status: int) -> None:
+    """gloo's threads may abort a process that is."""
+    (tmp_path / "rank.py").write_text(ENDING_SCRIPT)
+    process = torchrun(str(tmp_path / "rank.py"), str(status))
+    out, _ = process.communicate(timeout=90)
+    assert (process.returncode == 0) == (status == 0), out
+    assert "taken apart" not in out and "still here" not in out
+    if status == 0:  # torchrun ends the others when one fails
+        assert out.count("done at the end") == 2
+    else:
+        assert re.search(r"exitcode *: 3 ", out), out
 
 
 def test_bad_input_is_said_once(tmp_path: Path) -> None:
@@ -476,7 +512,7 @@ for name, questions in asked.items():
     except SystemExit as stop:
         record[name] = stop.code
 (out / f"{ranks.rank()}.json").write_text(json.dumps(record))
-ranks.stop()
+ranks.leave()
 """
 
 

@@ -123,9 +123,7 @@ def rank_steps(options: dict) -> dict | None:
     policy = load_policy(options["model"], device=device)
     seconds = timed_steps(policy, options["rows"], options["length"], options["repeats"], options["seed"])
     found = ranks.gather([{"seconds": seconds, "extra_bytes": peak_memory(device) - before}])
-    first = ranks.rank() == 0
-    ranks.stop()
-    return {"ranks": found} if first else None
+    return {"ranks": found} if ranks.rank() == 0 else None
 
 
 def measure_ranks(args: Args, show: Callable) -> dict:
