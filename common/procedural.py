@@ -5,8 +5,8 @@
 A task takes its difficulty after a colon and is a function of its name and knobs alone: the same on every machine and
 for every `--seed`, which only shuffles the order.
 
-Prompts are terse because the embedded model reads one byte per token. `instruct=1` puts an English sentence in
-front, for models that were not pretrained on these tasks.
+Prompts are terse because the embedded model reads one byte per token. `instruct=1` puts English sentences in
+front, what is asked for and in which form it will be found, for models that were not pretrained on these tasks.
 """
 
 import inspect
@@ -16,6 +16,8 @@ import zlib
 
 from common import InputError
 from common.problems import EVAL_SHARE, Problem
+
+FORM = 'End with "Answer:" and what was asked for, on one line.'  # common.maths.find_answer reads other marks too
 
 # Each generator takes a random.Random and its knobs and returns (prompt, answer, key). Problems with equal keys are
 # the same problem (the order of the numbers does not make a new one), so they fall on the same side of the split.
@@ -139,7 +141,7 @@ def procedural_problems(spec: str, split: str, limit: int) -> list[Problem]:
         draws_without_news += 1
         prompt, answer, key = generator(rng, **knobs)
         if key not in found and (split == "all" or held_out(key) == (split == "eval")):
-            prompt = f"{inspect.getdoc(generator)}\n{prompt}" if instruct else prompt
+            prompt = f"{inspect.getdoc(generator)} {FORM}\n{prompt}" if instruct else prompt
             found[key] = Problem(prompt, answer, f"{name}-{split}-{len(found)}", kind, trace=answer)
             draws_without_news = 0
     return list(found.values())

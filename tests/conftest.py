@@ -1,11 +1,13 @@
 """What must be settled before torch is imported, how tests share the cores, and a saved tiny checkpoint."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve other processes on the machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the scripts that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("gallery"))
         elif "module" in scopes.values():
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def ordinary_signals() -> Iterator[None]:
+    """What a test starts hears every signal, also where nohup or a shell's background job had it ignored."""
+    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -282,6 +283,9 @@ def test_instruct_puts_a_sentence_in_front(name):
         sentence, _, prompt = other.prompt.partition("\n")
         assert (prompt, other.answer) == (problem.prompt, problem.answer)
         assert sentence.endswith(".") and len(sentence) > 20
+        mark = re.search('"(.*)"', sentence)[1]  # the form that it asks for is one that is paid
+        [verdict] = Verifier()([other], [f"First I look at it: 1, 2, 3.\n\n{mark} {other.answer}"])
+        assert verdict.reward == 1
     assert load_task(f"{name}:instruct=0", limit=20) == named(f"{name}:instruct=0", bare)
 
 
