@@ -173,6 +173,8 @@ class Args:
     """lower bound of the covariance of a candidate"""
     clip_cov_ub: float = 5.0
     """upper bound"""
+    random_selection: bool = False
+    """leave out as many tokens drawn at random instead, a control"""
 
     def __post_init__(self) -> None:
         if self.clip_cov_lb >= self.clip_cov_ub:
@@ -219,6 +221,9 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
         basics.warn_once("--clip-cov-ratio is less than one token of a minibatch: nothing is left out; raise it")
     candidates = (mask & ~bound & (cov > args.clip_cov_lb) & (cov < args.clip_cov_ub)).nonzero()
     drawn = candidates[torch.randperm(len(candidates))[:quota]]  # Eq. 11
+    if args.random_selection:
+        drawn = (mask & ~bound).nonzero()
+        drawn = drawn[torch.randperm(len(drawn))[: min(quota, len(candidates))]]
     selected = torch.zeros_like(mask).index_put(tuple(drawn.T), torch.tensor(True))
     loss = (token_loss * (mask & ~selected)).sum() / num_tokens  # Eq. 12
     ordered = cov[mask].sort().values

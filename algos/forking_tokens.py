@@ -172,6 +172,10 @@ class Args:
     """share of a minibatch's tokens that is trained on, a fraction (rho; TRL: top_entropy_quantile); 1: all"""
     normalize_by: Literal["selected", "all"] = "selected"
     """what the loss is divided by: the selected tokens (paper v2, released code) or all (paper v1, TRL)"""
+    entropy_scope: Literal["minibatch", "response"] = "minibatch"
+    """where a share is selected: among all tokens of a minibatch, or in each response (EARL, arXiv 2511.12033)"""
+    random_selection: bool = False
+    """train on as many tokens drawn at random instead, a control"""
     # [/algo]
 
 
@@ -213,16 +217,19 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
     clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
     token_loss = -torch.min(ratio * advantages, clipped * advantages)
-    quota = ceil(args.top_entropy_ratio * mask.sum().item())
-    top = entropy.detach().masked_fill(~mask, -torch.inf).flatten().topk(quota)
-    selected = torch.zeros_like(mask).flatten().index_fill(0, top.indices, True).view(mask.shape)  # S
+    key = torch.rand_like(entropy) if args.random_selection else entropy.detach()
+    shape = mask.shape if args.entropy_scope == "response" else (1, -1)  # a row for each set that is ranked
+    key = key.masked_fill(~mask, -torch.inf).reshape(shape)
+    ranks = key.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    quotas = [[ceil(args.top_entropy_ratio * n)] for n in mask.reshape(shape).sum(1).tolist()]
+    selected = (ranks < ranks.new_tensor(quotas)).view(mask.shape)  # S
     loss = (token_loss * selected).sum() / (selected if args.normalize_by == "selected" else mask).sum().clamp(min=1)
     bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
     return loss, {
         "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
         "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
         "algo/selected_ratio": (selected.sum() / mask.sum()).item(),
-        "algo/entropy_threshold": top.values.min().item() if quota else nan,
+        "algo/entropy_threshold": entropy.detach()[selected].min().item() if selected.any() else nan,
         "algo/selected_entropy_ratio": ((entropy * selected).sum() / (entropy * mask).sum()).item(),
     }
 

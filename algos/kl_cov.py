@@ -169,6 +169,10 @@ class Args:
     """share of a minibatch's tokens that is held back, a fraction (paper: 2e-3 at 7B, 2e-4 at 32B); 0: none"""
     kl_cov_coef: float = 1.0
     """weight of the penalty (verl: ppo_kl_coef); 0: none"""
+    kl_cov_anneal: bool = False
+    """let the weight fall to 0 over num_steps in a straight line (arXiv 2604.09676)"""
+    random_selection: bool = False
+    """hold back as many tokens drawn at random instead, a control"""
 
     def __post_init__(self) -> None:
         if self.update_epochs * self.num_minibatches == 1:
@@ -192,6 +196,9 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
     batch["loss_mask"] = batch["mask"]
     batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
+    done = state.get("steps", 0)
+    state["steps"] = done + 1
+    batch["kl_cov_coef"] = args.kl_cov_coef * (max(0.0, 1 - done / args.num_steps) if args.kl_cov_anneal else 1.0)
     return {}
 
 
@@ -213,8 +220,10 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     if quota == 0 and args.kl_cov_ratio > 0:
         basics.warn_once("--kl-cov-ratio is less than one token of a minibatch: nothing is held back; raise it")
     top = cov.masked_fill(~mask, -torch.inf).flatten().topk(quota).indices  # Eq. 13
+    if args.random_selection:
+        top = mask.flatten().nonzero()[:, 0][torch.randperm(num_tokens)[:quota]]
     selected = torch.zeros_like(mask).flatten().index_fill(0, top, True).view(mask.shape)
-    token_loss = -log_ratio.exp() * advantages + args.kl_cov_coef * log_ratio.abs() * selected  # Eq. 14
+    token_loss = -log_ratio.exp() * advantages + mb["kl_cov_coef"] * log_ratio.abs() * selected  # Eq. 14
     loss = (token_loss * mask).sum() / num_tokens
     ordered = cov[mask].sort().values
     return loss, {

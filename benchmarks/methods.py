@@ -215,7 +215,7 @@ METHODS = {
             "credit": SAME_CREDIT,
         },
         acts={"kl_cov_ratio": 0.2},
-        tried=({"kl_cov_ratio": 1e-6}, {"kl_cov_coef": 0.3}),
+        tried=({"kl_cov_ratio": 1e-6}, {"kl_cov_coef": 0.3}, {"kl_cov_anneal": True}),
         needs_spread=True,  # all covariances are 0 without: which tokens are largest is undefined
         masks={"selected": "h"},
         arms={"kl_cov": Arm("#5aa9e6")},
@@ -243,7 +243,7 @@ METHODS = {
             ),
         },
         acts={"overlong_buffer_length": 3},
-        tried=({"normalize_by": "all"}, {"top_entropy_ratio": 1.0}, {"max_resample": 0}),
+        tried=({"normalize_by": "all"}, {"top_entropy_ratio": 1.0}, {"max_resample": 0}, {"entropy_scope": "response"}),
         masks={"~selected": "o"},
         statuses={
             "o": "not among the tokens of largest entropy of its minibatch: no gradient",

@@ -103,6 +103,8 @@ def source(algorithm: str) -> str:
 
 KL_COV_SELECTION = """\
     top = cov.masked_fill(~mask, -torch.inf).flatten().topk(quota).indices  # Eq. 13
+    if args.random_selection:
+        top = mask.flatten().nonzero()[:, 0][torch.randperm(num_tokens)[:quota]]
     selected = torch.zeros_like(mask).flatten().index_fill(0, top, True).view(mask.shape)
 """
 KL_COV_PER_MICRO_BATCH = f"""\
@@ -127,9 +129,7 @@ CLIP_COV_PER_MICRO_BATCH = f"""\
         drawn.append(found[chosen] + torch.tensor([int(rows[0]), 0]))
     drawn = torch.cat(drawn)
 """
-FORKING_SELECTION = (
-    "    selected = torch.zeros_like(mask).flatten().index_fill(0, top.indices, True).view(mask.shape)  # S\n"
-)
+FORKING_SELECTION = "    selected = (ranks < ranks.new_tensor(quotas)).view(mask.shape)  # S\n"
 FORKING_PER_MICRO_BATCH = f"""\
     selected = torch.zeros_like(mask)
     for rows in torch.arange(len(mask)).tensor_split({MICRO_BATCHES}):

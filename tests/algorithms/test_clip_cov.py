@@ -25,6 +25,7 @@ FLAGS = {
     "clip_cov_ratio": 1e-2,
     "clip_cov_lb": 1.0,
     "clip_cov_ub": 5.0,
+    "random_selection": False,
 }
 METRICS = {"selected_ratio", "selected_negative_ratio", "cov_p50", "cov_p98", "candidate_ratio"}
 NEEDS_TOKENS = True
@@ -35,6 +36,7 @@ WIDE = {"clip_ratio_low": 1.0, "clip_ratio_high": 1.0}
 NEUTRAL = [
     Neutral({"clip_cov_ratio": 0.0}, "dapo", WIDE, "grpo"),
     Neutral({"clip_cov_ratio": 1.0, "clip_cov_lb": 50.0, "clip_cov_ub": 60.0}, "dapo", WIDE, "grpo"),
+    Neutral({"clip_cov_ratio": 0.0, "random_selection": True}, "dapo", WIDE, "grpo"),
 ]
 
 
@@ -71,6 +73,24 @@ def test_leaves_out_a_random_quota_of_its_candidates(ratio: float) -> None:
     stats = module.policy_loss(logprobs, entropy, batch, args)[1]
     assert stats["algo/selected_ratio"] == quota / mask.sum()
     assert stats["algo/candidate_ratio"] == candidates.sum() / mask.sum()
+
+
+@pytest.mark.parametrize("ratio", [0.05, 1.0])
+def test_random_selection_leaves_out_as_many(ratio: float) -> None:
+    """As the window and the quota would, of all tokens that the clip lets through."""
+    module, args = load("clip_cov", clip_cov_ratio=ratio, clip_cov_lb=0.2, clip_cov_ub=2.0)
+    batch, logprobs, entropy = credited_batch()
+    torch.manual_seed(0)
+    plain = grads_of(module, args, batch, logprobs, entropy)[1][0]
+    free = grads_of(*load("clip_cov", clip_cov_ratio=0.0), batch, logprobs, entropy)[1][0] != 0
+    count = (free & (plain == 0)).sum()
+    args.random_selection, found = True, set()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        out = free & (grads_of(module, args, batch, logprobs, entropy)[1][0] == 0)
+        assert out.sum() == count > 0
+        found.add(tuple(out.flatten().tolist()))
+    assert len(found) == 10
 
 
 def test_keeps_the_denominator() -> None:

@@ -7,13 +7,24 @@ import torch
 from torch import Tensor
 
 from common.basics import warn_once
-from tests.algorithms.oracle import Neutral, covariances, credited_batch, grads_of, load, ratio_of, standardised
+from tests.algorithms.oracle import Neutral, covariances, grads_of, load, ratio_of, standardised
+from tests.algorithms.oracle import credited_batch as grpo_batch
 
-FLAGS = {"max_resample": 9, "kl_cov_ratio": 2e-2, "kl_cov_coef": 1.0}
+FLAGS = {
+    "max_resample": 9,
+    "kl_cov_ratio": 2e-2,
+    "kl_cov_coef": 1.0,
+    "kl_cov_anneal": False,
+    "random_selection": False,
+}
 METRICS = {"selected_ratio", "selected_negative_ratio", "cov_p50", "cov_p98", "selected_penalty"}
 NEEDS_TOKENS = True
 SCRIPT_FLAGS = {"kl-cov-ratio": 0.2}
-CASES = [{"kl_cov_ratio": 0.2}, {"kl_cov_ratio": 0.1, "kl_cov_coef": 0.3}]
+CASES = [
+    {"kl_cov_ratio": 0.2},
+    {"kl_cov_ratio": 0.1, "kl_cov_coef": 0.3},
+    {"kl_cov_ratio": 0.2, "kl_cov_anneal": True},  # the first step
+]
 WIDE = {"clip_ratio_low": 1.0, "clip_ratio_high": 1e9}
 NEUTRAL = [
     Neutral({"kl_cov_ratio": 0.0}, "dapo", WIDE, "grpo"),
@@ -32,6 +43,12 @@ def slow(batch: dict, logprobs: list, entropy: list, args) -> float:
         if (i, t) in top:
             total -= args.kl_cov_coef * abs(logprobs[i][t] - batch["old_logprobs"][i][t])
     return -total / len(cov)
+
+
+def credited_batch() -> tuple[dict, Tensor, Tensor]:
+    """With the weight of the first step."""
+    batch, logprobs, entropy = grpo_batch()
+    return batch | {"kl_cov_coef": 1.0}, logprobs, entropy
 
 
 def covariance(batch: dict, logprobs: Tensor) -> Tensor:
@@ -68,8 +85,9 @@ def assert_quota_of_nothing_is_said_once(name: str, capsys: pytest.CaptureFixtur
 
 def test_pushes_the_top_tokens_alone() -> None:
     """coef sign(l - l_old) / N on the floor(ratio N) tokens of largest covariance, nothing on the others."""
-    module, args = load("kl_cov", kl_cov_ratio=0.05, kl_cov_coef=0.7)
+    module, args = load("kl_cov", kl_cov_ratio=0.05)
     batch, logprobs, entropy = credited_batch()
+    batch["kl_cov_coef"] = 0.7
     _, (gradient, _) = grads_of(module, args, batch, logprobs, entropy)
     args.kl_cov_ratio = 0.0
     _, (plain, _) = grads_of(module, args, batch, logprobs, entropy)
@@ -84,9 +102,38 @@ def test_inert_on_the_first_update() -> None:
     """Where logprobs are old_logprobs, bit for bit the loss without penalty."""
     batch, _, entropy = credited_batch()
     logprobs = batch["old_logprobs"].clone().requires_grad_()
-    loss, grads = grads_of(*load("kl_cov", kl_cov_ratio=0.5, kl_cov_coef=5.0), batch, logprobs, entropy)
+    loss, grads = grads_of(*load("kl_cov", kl_cov_ratio=0.5), batch | {"kl_cov_coef": 5.0}, logprobs, entropy)
     expected, expected_grads = grads_of(*load("kl_cov", kl_cov_ratio=0.0), batch, logprobs, entropy)
     assert torch.equal(loss, expected) and all(map(torch.equal, grads, expected_grads)) and grads[0].any()
+
+
+@pytest.mark.parametrize("anneal", [False, True])
+def test_the_weight_falls_in_a_straight_line(anneal: bool) -> None:
+    module, args = load("kl_cov", kl_cov_coef=0.8, kl_cov_anneal=anneal, num_steps=4)
+    state, weights = {}, []
+    for _ in range(6):  # two steps more than were planned
+        batch, _, _ = grpo_batch()
+        assert module.assign_credit(batch, args, state) == {} and type(batch["kl_cov_coef"]) is float
+        weights.append(batch["kl_cov_coef"])
+    assert weights == pytest.approx([0.8, 0.6, 0.4, 0.2, 0, 0] if anneal else [0.8] * 6)
+    assert state == {"steps": 6}
+
+
+def test_random_selection_holds_back_as_many() -> None:
+    """Of all response tokens, another set for each draw."""
+    module, args = load("kl_cov", kl_cov_ratio=0.05, random_selection=True)
+    batch, logprobs, entropy = credited_batch()
+    plain = grads_of(module, args, batch | {"kl_cov_coef": 0.0}, logprobs, entropy)[1][0]
+    found = set()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        held = grads_of(module, args, batch, logprobs, entropy)[1][0] != plain
+        assert held.sum() == math.floor(0.05 * batch["mask"].sum()) and not (held & ~batch["mask"]).any()
+        found.add(tuple(held.flatten().nonzero()[:, 0].tolist()))
+    assert len(found) == 10
+    assert set().union(*found) - set(
+        covariance(batch, logprobs).flatten().topk(len(next(iter(found)))).indices.tolist()
+    )
 
 
 def test_selection_metrics() -> None:

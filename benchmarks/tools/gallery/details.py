@@ -152,7 +152,7 @@ DETAILS = (
         "A threshold at a quantile lets every token through that ties with it, and can be one token off where nothing "
         "ties. Responses to one prompt share their first distributions, so that equal entropies are common.",
         "forking_tokens",
-        "    top = entropy.detach().masked_fill(~mask, -torch.inf).flatten().topk(quota)",
+        "    ranks = key.argsort(dim=1, descending=True, stable=True).argsort(dim=1)",
         (
             Peer("Shenzhi-Wang/Beyond-the-80-20-Rule-RLVR", "exactly ceil(0.2 n) tokens", "code"),
             Peer("TRL 1.16, GRPOTrainer.get_high_entropy_mask", "entropy at or above torch.quantile", "code"),
@@ -177,7 +177,7 @@ DETAILS = (
         "The paper writes KL(pi_old, pi), the listing and all code take the size of the log-ratio. Its gradient has "
         "the full size wherever the token has moved at all; that of the k3 estimate vanishes with the distance.",
         "kl_cov",
-        "    token_loss = -log_ratio.exp() * advantages + args.kl_cov_coef * log_ratio.abs() * selected  # Eq. 14",
+        '    token_loss = -log_ratio.exp() * advantages + mb["kl_cov_coef"] * log_ratio.abs() * selected  # Eq. 14',
         (
             Peer("Cui et al., arXiv 2505.22617", "KL in Eq. 14, the size of the log-ratio in the listing", "paper"),
             Peer(
