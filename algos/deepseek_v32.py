@@ -219,9 +219,8 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
         token_loss = token_loss + args.beta * (ratio * k3 if args.unbiased_kl else k3)
     token_loss = token_loss - args.entropy_coef * entropy
     loss = ((token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()  # tokens of a response, then responses
-    bound = (
-        mask & ~stale[:, None] & (clipped * advantages < ratio * advantages)
-    )  # where the clip takes the gradient away
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    bound = bound & ~stale[:, None]
     return loss, {
         "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
         "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),

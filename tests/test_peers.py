@@ -303,6 +303,50 @@ def test_verl_trust_regions(verl: ModuleType, mode: str, name: str, options: dic
     assert_same(ours, loss, logprobs, tolerance=1e-7)  # verl adds 1e-8 to lengths, and takes a mask in float32
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("options", [{}, {"clip_ratio_low": 0.1, "clip_ratio_high": 0.3}])
+def test_verl_gspo(verl: ModuleType, options: dict, seed: int) -> None:
+    """By responses, as the paper has it: by default verl takes the mean over all tokens."""
+    module, args, batch, logprobs, entropy = prepare("gspo", seed, **options)
+    ours, stats = module.policy_loss(logprobs, entropy, batch, args)
+    clip = {"clip_ratio_low": args.clip_ratio_low, "clip_ratio_high": args.clip_ratio_high}
+    theirs, metrics = verl_loss(verl, "gspo", batch, logprobs, "seq-mean-token-mean", **clip)
+    assert_same(ours, theirs, logprobs, tolerance=1e-8)  # verl adds 1e-8 to lengths
+    clipped = stats["policy/clip_high_ratio"] + stats["policy/clip_low_ratio"]
+    assert clipped == pytest.approx(metrics["actor/pg_clipfrac"], rel=1e-6) and clipped > 0.1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("cap", [1.3, 5.0])
+def test_verl_cispo(verl: ModuleType, cap: float, seed: int) -> None:
+    """A cap on the weight of the gradient, and no bound from below: eps of 1."""
+    module, args, batch, logprobs, entropy = prepare("cispo", seed, ratio_cap=cap)
+    ours, stats = module.policy_loss(logprobs, entropy, batch, args)
+    theirs, metrics = verl_loss(
+        verl, "cispo", batch, logprobs, "token-mean", clip_ratio_low=1.0, clip_ratio_high=cap - 1
+    )
+    assert_same(ours, theirs, logprobs)
+    assert stats["policy/clip_high_ratio"] == pytest.approx(metrics["actor/pg_clipfrac"], rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("options", [{}, {"beta": 0.3, "entropy_coef": 0.1}])
+def test_verl_dr_grpo(verl: ModuleType, options: dict, seed: int) -> None:
+    """Centred rewards, not divided, and sums over responses by a constant: verl's default is the batch's width."""
+    module, args, batch, logprobs, entropy = prepare("dr_grpo", seed, **options)
+    centred = partial(verl.compute_grpo_outcome_advantage, norm_adv_by_std_in_grpo=False)
+    theirs = verl_advantages(centred, batch["rewards"], batch["mask"])
+    torch.testing.assert_close(batch["advantages"], theirs, rtol=0, atol=1e-14)
+    ours, _ = module.policy_loss(logprobs, entropy, batch, args)
+    agg = "seq-mean-token-sum-norm"
+    clip = {"clip_ratio_low": args.clip_ratio_low, "clip_ratio_high": args.clip_ratio_high}
+    theirs, _ = verl_loss(verl, "vanilla", batch, logprobs, agg, **clip, **NO_DUAL_CLIP)
+    kl = verl.kl_penalty(logprobs, batch["ref_logprobs"], "low_var_kl")
+    theirs = theirs + args.beta * verl.agg_loss(kl, batch["loss_mask"], agg)
+    theirs = theirs - args.entropy_coef * verl.agg_loss(entropy, batch["loss_mask"], agg)
+    assert_same(ours, theirs, logprobs, *([entropy] if options else []))
+
+
 def test_verl_dual_clip_is_the_difference(verl: ModuleType) -> None:
     """At its default c = 3 verl drops the gradient of A < 0 and ratio > 3, and its loss is smaller by A (ratio - 3)."""
     module, args, batch, logprobs, entropy = prepare("grpo", 5)
@@ -478,6 +522,35 @@ def test_trl_loss(trl: ModuleType, name: str, options: dict, seed: int) -> None:
     for side in ("low", "high"):
         clipped = stats[f"policy/clip_{side}_ratio"]
         assert clipped == pytest.approx(metrics[f"clip_ratio/{side}_mean"], rel=1e-6) and clipped > 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("name", "options", "theirs"),
+    [
+        ("dr_grpo", {"beta": 0.3}, {"loss_type": "dr_grpo", "max_completion_length": LENGTH}),
+        ("gspo", {}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
+        ("cispo", {"ratio_cap": 1.3}, {"loss_type": "cispo", "epsilon_low": 1.0, "epsilon_high": 1.3}),
+        ("deepseek_v32", {"opsm_delta": 0.05}, {"loss_type": "grpo"}),
+        ("deepseek_v32", {"opsm_delta": 0.0, "beta": 0.3}, {"loss_type": "grpo"}),
+        ("deepseek_v32", {"opsm_delta": 0.1, "beta": 0.3, "unbiased_kl": False}, {"loss_type": "grpo"}),
+    ],
+)
+def test_trl_switches(trl: ModuleType, name: str, options: dict, theirs: dict, seed: int) -> None:
+    """Methods that are a switch of TRL's loss, given our advantages."""
+    module, args, batch, logprobs, entropy = prepare(name, seed, **options)
+    ours, stats = module.policy_loss(logprobs, entropy, batch, args)
+    clip = SimpleNamespace(clip_ratio_low=0.0, clip_ratio_high=0.0, beta=getattr(args, "beta", 0.0))
+    trainer = trl_trainer(trl, logprobs, entropy, args if hasattr(args, "clip_ratio_low") else clip, **theirs)
+    trainer.args.use_bias_correction_kl = getattr(args, "unbiased_kl", False)
+    if getattr(args, "opsm_delta", 0) > 0:
+        trainer.off_policy_mask_threshold = args.opsm_delta
+        trainer.get_off_policy_mask = trl.GRPOTrainer.get_off_policy_mask
+        batch["old_logprobs"] = batch["rollout_logprobs"]  # TRL takes the old ones unless vLLM sampled
+        ours, stats = module.policy_loss(logprobs, entropy, batch, args)
+        assert 0 < stats["algo/masked_ratio"] < 1
+    loss, _ = trl_loss(trl, trainer, batch)
+    assert_same(ours, loss, logprobs)
 
 
 def test_trl_default_kl_is_the_difference(trl: ModuleType) -> None:
