@@ -227,7 +227,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
     clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
     token_loss = -torch.min(ratio * advantages, clipped * advantages)
-    right, hard = ((x)[:, None] for x in (mb["rewards"] > 0, mb["accuracy"] < args.hard_accuracy))
+    right, hard = (x[:, None] for x in (mb["rewards"] > 0, mb["accuracy"] < args.hard_accuracy))
     high = largest(values, mask, args.high_ratio)
     above, below = ratio > 1 + args.clip_ratio_high, ratio < 1 - args.clip_ratio_low
     unit, fixed = (logprobs - logprobs.detach()).exp(), ratio.detach()  # x
@@ -240,9 +240,8 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     dropped = dropped | largest(values, high & right & ~hard, args.drop_high_ratio)
     loss = (token_loss * (mask & ~dropped)).sum() / mask.sum().clamp(min=1)  # all tokens weigh the same
     own = high & (above | below) & ((right & hard) | ~right)
-    bound = (
-        mask & ~own & ~dropped & (clipped * advantages < ratio * advantages)
-    )  # where the clip takes the gradient away
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    bound = bound & ~own & ~dropped
     return loss, {
         "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
         "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),

@@ -739,6 +739,14 @@ METHODS = {
             "averaging": "sums over responses, by a constant",
             "sample weight": "*prompts whose answers disagree weigh less",
         },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "A_i: Dr. GRPO's advantages times 1 - alpha H / log G, H from the masses of equal answers",
+                "how a group's disagreement is measured without a judge of meaning",
+            ),
+        },
+        tried=({"uncertainty_coef": 0.3}, {"scale_by": "std"}, {"same_scale": True}),
     ),
     "gspo": Method(
         family="clip",
@@ -786,6 +794,14 @@ METHODS = {
             "sample weight": "*stale bad responses masked",
             "penalty": "*a KL estimate with the ratio",
         },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: the mask M on stale responses with negative advantages, and the KL estimate times the ratio",
+                "why pushing a bad response down stops when it has become unlikely, and an unbiased gradient of a KL",
+            ),
+        },
+        tried=({"opsm_delta": 0.0}, {"beta": 0.3}, {"beta": 0.3, "unbiased_kl": False}, {"scale_by": "std"}),
     ),
     "qae": Method(
         family="baseline",
@@ -796,6 +812,14 @@ METHODS = {
             "sampling": "mixed groups only",
             "reward": "charge for length",
         },
+        exercises={
+            "credit": Exercise(
+                "easy",
+                "the charged rewards, b as an order statistic of each group, and A_i",
+                "a baseline that is a switch between learning from right and from wrong responses",
+            ),
+        },
+        tried=({"baseline_quantile": 0.0}, {"baseline_quantile": 0.7}, {"max_resample": 0}),
     ),
     "unlikeliness": Method(
         family="sample weight",
@@ -843,6 +867,14 @@ METHODS = {
             "sampling": "mixed groups only",
             "reward": "*shares of entropy, token by token",
         },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "q_it by Eq. 3 and 5, position by position, and A_it: Eq. 6 over all tokens of a group",
+                "a reward that is shared out among the responses of a group, token by token",
+            ),
+        },
+        tried=({"entropy_share": 0.0}, {"base_share": 0.0}),
     ),
     "grpo_s": Method(
         family="sample weight",
@@ -852,6 +884,17 @@ METHODS = {
             "averaging": "tokens, then responses",
             "reward": "*shares of entropy, response by response",
         },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "q_i from the mean entropies of a group's right and wrong responses, and A_i",
+                "two shares of one reward, and groups that stay at 0",
+            ),
+            "loss": Exercise(
+                "medium", "J: w_i as a mean of ratios, clipped as a whole", "one ratio for a whole response"
+            ),
+        },
+        tried=({"entropy_share": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
     ),
     "bapo": Method(
         family="clip",
@@ -944,6 +987,14 @@ METHODS = {
             "averaging": "tokens, then responses",
             "penalty": "*a KL to the initial policy on sure tokens",
         },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "S by a quantile of each response's entropies, two clips, and the two means of the KL",
+                "constraints that depend on the token, and a mean over a part of each response",
+            ),
+        },
+        tried=({"hard_quantile": 0.5}, {"beta": 0.3, "hard_beta": 0.2}, {"beta": 0.0, "entropy_coef": 0.1}),
     ),
     "empg": Method(
         family="token weight",
@@ -954,6 +1005,14 @@ METHODS = {
             "token weight": "*steps weigh more, the surer they were",
             "reward": "*a bonus for a sure next step",
         },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "step_means, and A_ij: h, g and the bonus of the next step, centred over the steps of mixed groups",
+                "credit by steps of a response, and what a mean over steps does with long ones",
+            ),
+        },
+        tried=({"future_bonus": 0.0}, {"confidence_scale": 0.0}, {"confidence_scale": 0.0, "future_bonus": 0.0}),
     ),
     "htpo": Method(
         family="clip",
@@ -965,6 +1024,14 @@ METHODS = {
             "reward": "charge for length",
             "token filter": "*the surest and the least sure of some right responses",
         },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "largest, and the f_j of each class of tokens, with what is dropped",
+                "gradients written as a value times x / sg(x), and quotas inside each response",
+            ),
+        },
+        tried=({"drop_low_ratio": 0.0, "drop_high_ratio": 0.0}, {"hard_accuracy": 1.0}, {"high_ratio": 0.5}),
     ),
     "still3": Method(
         family="penalty",

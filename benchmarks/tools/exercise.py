@@ -157,10 +157,14 @@ def random_batch(kind: Kind, seed: int) -> tuple[dict, Tensor, Tensor]:
         "values": normal(),  # of a critic
         "state_mean": 0.3 * normal(),
         "proxy_gain": 0.5 * uniform(),
+        "rollout_logprobs": logprobs - 0.1 * normal(),
     }
     if not kind.noise:
         values, logprobs, entropy = {k: v * mask for k, v in values.items()}, logprobs * mask, entropy * mask
-    return {"mask": mask, "rewards": rewards.view(-1)} | values, logprobs, entropy
+    drawn = torch.randint(4, (rows,), generator=generator).tolist()
+    batch = {"answers": [str(answer) if answer else None for answer in drawn]}
+    batch["step_index"] = (uniform() < 0.3).cumsum(1)  # steps begin anywhere
+    return batch | {"mask": mask, "rewards": rewards.view(-1)} | values, logprobs, entropy
 
 
 # --- Comparing --------------------------------------------------------------------------------------------------
@@ -286,7 +290,9 @@ class Pair:
     def rounding(self) -> Difference | None:
         """Eight rewards of 0.3 in float32: their mean is not 0.3, and the advantages have to be 0 all the same."""
         batch, _, _ = random_batch(KINDS[0], 0)
-        batch = {key: v[:8].float() if v.is_floating_point() else v[:8] for key, v in batch.items()}
+        batch = {
+            key: v[:8].float() if isinstance(v, Tensor) and v.is_floating_point() else v[:8] for key, v in batch.items()
+        }
         batch["rewards"] = torch.full((8,), 0.3)
         args = self.args({"num_generations": 8, "max_response_length": 12})[1]
         self.copy.assign_credit(batch, args, {})
