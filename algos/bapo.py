@@ -1,9 +1,8 @@
 """BAPO: the clip's bounds open in each minibatch until positive advantages make up their share of the update.
 
 Parent: grpo.py
-Paper: BAPO: Balanced Policy Optimization with Adaptive Clipping (Xi et al., arXiv 2510.18927). The paper's text was not
-at hand: order and quantity of the search are those of notes on it, all else is the authors' code (WooooDyy/BAPO,
-recipe/bapo). Over the N response tokens of a minibatch, with A_j and r_j as in GRPO:
+Paper: BAPO: Balanced Policy Optimization with Adaptive Clipping (Xi et al., arXiv 2510.18927); the search is that of
+notes on it, all else the authors' code (WooooDyy/BAPO, recipe/bapo). Over the N tokens of a minibatch, as in GRPO:
 
     g = sum_(j: A_j > 0) min(r_j, b) A_j                         what pushes tokens up
     d = sum_(j: A_j < 0) max(r_j, a) |A_j|                       what pushes tokens down
@@ -11,22 +10,19 @@ recipe/bapo). Over the N response tokens of a minibatch, with A_j and r_j as in 
     a <- min(a + 0.02, 0.9) if g / (g + d) < rho                 then, from 0.6 on
     J = 1/N sum_j min(r_j A_j, clip(r_j, a, b) A_j)              with the bounds that were found
 
-rho is --positive-share. The search starts anew in every minibatch, without a gradient, and not where all A_j are 0.
-
-The claim: with stale samples negative tokens outweigh positive ones, and a fixed upper bound cuts off just the updates
-that raise entropy. Raising b can only raise the share. Raising a can only lower it, as a clipped token counts with a
-|A_j| though it has no gradient: the second search never finds what the first has not, and only tightens the clip below.
+rho is --positive-share. The search starts anew in every minibatch, without a gradient, and not where all A_j are 0. The
+claim: with stale samples negative tokens outweigh positive ones, and a fixed upper bound cuts off what raises entropy.
+Raising b can only raise the share, raising a only lower it (a clipped token counts with a |A_j| though it has no
+gradient): the second search never finds what the first has not, and only tightens the clip below.
 
 Differs from the paper and the authors' code:
-- The paper weighs each token of the sums by its probability when it was sampled, the code does not; not done here.
-- The code compares g/d with its target and moves a first, so that it can end further from the target than it began.
-  Here b is first and the share is of the sum, as in the paper.
-- The code searches each micro-batch, over all GPUs together; here it is the minibatch. No dual clip (there c = 3).
-- rho is 0.4 in the paper and 0.5 in the README, with the bounds above; the code's example has 0.8 to 0.95 and 1.2 to 2.
+- The paper weighs tokens of the sums by their probability when sampled; the code does not, nor is it done here.
+- The code compares g/d with its target and moves a first. Here b is first and the share is of the sum, as in the paper.
+- The code searches each micro-batch; here it is the minibatch. No dual clip (there c = 3).
+rho is 0.4 in the paper and 0.5 in the README, with these bounds; the code's example has 0.8 to 0.95 and 1.2 to 2.
 
-GRPO's advantages sum to 0 in each group, so that before anything has moved lengths alone decide whether g or d is
-larger: at rho 0.5 the bounds often run to their ends, at 0.4 they seldom move. Where ratios are 1 the bounds do
-nothing: with one update per rollout this is GRPO with the mean over tokens, with the default four nearly so.
+GRPO's advantages sum to 0 in each group, so that at first lengths alone decide whether g or d is larger: at rho 0.5 the
+bounds often run to their ends, at 0.4 they seldom move. With one update per rollout they do nothing.
 
     python algos/bapo.py --num-minibatches 8 --update-epochs 2
     python algos/bapo.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-generations 16 \
@@ -50,7 +46,7 @@ from common import arguments, basics, rollout
 from common.batch import importance_weights, make_batch, minibatches
 from common.evaluate import evaluate
 from common.loading import policy_from_args
-from common.metrics import batch_metrics, mean_of_updates, update_metrics
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
 from common.run import Run
 from common.tasks import ProblemStream, load_problems
 from common.verifier import Verifier
@@ -162,6 +158,8 @@ class Args:
     eval_problems: int = 64
     eval_samples: int = 32
     """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
 
     # [algo: args]
     clip_ratio_low: float = 0.4
@@ -307,6 +305,7 @@ if __name__ == "__main__":
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):
             sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
             # [algo: score]
             rows = batch["likely_trained"] if args.num_minibatches == 1 else None
             batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
@@ -335,6 +334,7 @@ if __name__ == "__main__":
                 # [/algo]
                 run.count_update(grad_norm)
                 updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
             sampler.sync()
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------

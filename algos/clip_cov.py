@@ -47,7 +47,7 @@ from common import arguments, basics, rollout
 from common.batch import importance_weights, make_batch, minibatches
 from common.evaluate import evaluate
 from common.loading import policy_from_args
-from common.metrics import batch_metrics, mean_of_updates, update_metrics
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
 from common.run import Run
 from common.tasks import ProblemStream, load_problems
 from common.verifier import Verifier
@@ -159,6 +159,8 @@ class Args:
     eval_problems: int = 64
     eval_samples: int = 32
     """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
 
     # [algo: args]
     clip_ratio_low: float = 1.0
@@ -295,6 +297,7 @@ if __name__ == "__main__":
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):
             sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
             # [algo: score]
             rows = batch["likely_trained"] if args.num_minibatches == 1 else None
             batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
@@ -321,6 +324,7 @@ if __name__ == "__main__":
                 # [/algo]
                 run.count_update(grad_norm)
                 updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
             sampler.sync()
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------

@@ -16,14 +16,11 @@ responses nothing is clipped above, and below they are restored.
 
 Dropped are, response by response, the share --drop-low-ratio of the other tokens with the smallest entropy in right
 responses to hard prompts, and the share --drop-high-ratio of the high ones with the largest in right responses to easy
-prompts. The published shares, 0.006 and 0.02, drop nothing at a dozen tokens; the defaults are 0.1 and 0.5.
-
-With one update per rollout all ratios are 1 and HTPO is DAPO but for what is dropped. algo/restored_ratio counts the
-tokens outside the bounds whose gradient is not DAPO's.
+prompts. The published shares, 0.006 and 0.02, drop nothing at a dozen tokens. With one update per rollout HTPO is DAPO
+but for what is dropped. algo/restored_ratio counts tokens outside the bounds whose gradient is not DAPO's.
 
 Differs from the authors' code: there the share of low tokens drops one less than it says and that of high ones at least
-one; here both are the floor of share times count. No dual clip (there c = 10). "High" takes exactly a fifth, ties to
-the earlier token; there all that reach the last one's entropy.
+one; here both are floor(share times count). No dual clip (there c = 10). Ties at a fifth go to the earlier token.
 
     python algos/htpo.py
     python algos/htpo.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 128 --num-generations 16 \
@@ -48,7 +45,7 @@ from common import arguments, basics, rollout
 from common.batch import importance_weights, make_batch, minibatches
 from common.evaluate import evaluate
 from common.loading import policy_from_args
-from common.metrics import batch_metrics, mean_of_updates, update_metrics
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
 from common.run import Run
 from common.tasks import ProblemStream, load_problems
 from common.verifier import Verifier
@@ -160,6 +157,8 @@ class Args:
     eval_problems: int = 64
     eval_samples: int = 32
     """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
 
     # [algo: args]
     clip_ratio_low: float = 0.2
@@ -308,6 +307,7 @@ if __name__ == "__main__":
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):
             sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
             # [algo: score]
             rows = batch["likely_trained"] if args.num_minibatches == 1 else None
             batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
@@ -334,6 +334,7 @@ if __name__ == "__main__":
                 # [/algo]
                 run.count_update(grad_norm)
                 updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
             sampler.sync()
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------

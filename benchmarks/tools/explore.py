@@ -10,7 +10,8 @@ holds, and its `policy_loss` is followed through the updates, minibatch by minib
 `python -m benchmarks.gallery --run runs/x` makes a page of it.
 
 Of each token, as the loss saw it in its minibatch: entropy, log-probability, advantage, ratio to the policy that
-sampled, d loss / d log-probability, covariance (Eq. 10 of arXiv 2505.22617) and one status. A status is what the loss
+sampled, d loss / d log-probability, covariance (Eq. 10 of arXiv 2505.22617), polarity (the change of entropy that its
+update promises, common/metrics.py) and one status. A status is what the loss
 did, read from the masks that it computed (`bound`, and those that the method's record in benchmarks/methods.py names)
 and from the gradient that autograd gives; an algorithm of one's own is judged by the gradient alone.
 
@@ -51,6 +52,7 @@ from common.arguments import RECORDED, exit_on_bad_input
 from common.basics import Timer, random_seed
 from common.batch import Sample, make_batch, minibatches
 from common.loading import policy_from_args
+from common.metrics import entropy_slopes, promised_change
 from common.policy import Policy
 from common.rollout import fit_prompts, sample_groups
 from common.run import STATE_FILE, checkpoints_of
@@ -68,7 +70,7 @@ STATUSES = {
     "n": "no signal",  # advantage 0
 }
 LETTERS = "".join(STATUSES)
-NUMBERS = "entropy logprob advantage ratio gradient covariance".split()
+NUMBERS = "entropy logprob advantage ratio gradient covariance polarity".split()
 
 
 @dataclass
@@ -209,6 +211,7 @@ def token_values(
             "ratio": (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp(),
             "gradient": grads[0],
             "covariance": covariance(logprobs, advantages, mask),
+            "polarity": promised_change(mb, grads),
             "status": status,
         },
     )
@@ -360,6 +363,7 @@ def explore(own: Args) -> dict:
     play("sample", names)
     samples, drawn = names["samples"], names["metrics"]
     batch = names["batch"] = make_batch(samples)
+    batch |= entropy_slopes(policy, batch)
     play("score", names)
     batch["importance"] = torch.ones_like(batch["old_logprobs"])
     module.assign_credit(batch, of_step, names["run"].state)

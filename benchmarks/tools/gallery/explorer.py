@@ -28,6 +28,7 @@ CHANNELS = (
     ("advantage", "advantage", "Orange: the response did better than its baseline. Blue: worse."),
     ("gradient", "gradient", "d loss / d log p of the token. Orange: the update makes it likelier. Blue: less likely."),
     ("covariance", "covariance", "Of log p and advantage. Orange: the update lowers entropy here. Blue: raises it."),
+    ("polarity", "polarity", "What the update promises for the entropy here. Orange: it falls. Blue: it rises."),
     ("status", "selected or clipped", "What the loss does with the token."),
 )
 STATUS_TEXTS = {
@@ -70,7 +71,7 @@ def level(value: float, top: float) -> int:
 def tops(groups: list[dict]) -> dict[str, float]:
     """Where each scale ends: the 98th percentile of the sizes shown, for advantages their largest."""
     ends = {}
-    for key in ("entropy", "advantage", "gradient", "covariance"):
+    for key in ("entropy", "advantage", "gradient", "covariance", "polarity"):
         sizes = [abs(value) for group in groups for one in group["responses"] for value in one[key]]
         ends[key] = float(np.percentile(sizes, 100 if key == "advantage" else 98)) or 1.0
     return ends
@@ -87,8 +88,8 @@ def legends(record: dict, ends: dict[str, float]) -> dict[str, list[tuple[str, s
     for i in range(SHADES):
         low, high = (number(ends["entropy"] * k / SHADES) for k in (i, i + 1))
         shown["entropy"].append((f"e{i}", f"{low} to {high}" if i < SHADES - 1 else f"above {low}"))
-    for key in ("advantage", "gradient", "covariance"):
-        sign = -1 if key == "gradient" else 1  # what makes a token likelier is orange
+    for key in ("advantage", "gradient", "covariance", "polarity"):
+        sign = -1 if key in ("gradient", "polarity") else 1  # likelier tokens, and entropy that falls, are orange
         shown[key] = []
         for i in range(-LEVELS, LEVELS + 1):
             edges = sorted(sign * ends[key] * k / LEVELS for k in (i, i - math.copysign(1, i)))
@@ -123,6 +124,7 @@ def token(one: dict, i: int, ends: dict[str, float]) -> dict:
         f"ratio {number(value['ratio'])}",
         f"gradient {number(value['gradient'])}{likelier}",
         f"covariance {number(value['covariance'])}",
+        f"polarity {number(value['polarity'])}",
         f"status {explore.STATUSES[one['status'][i]]}",
     )
     classes = (
@@ -130,6 +132,7 @@ def token(one: dict, i: int, ends: dict[str, float]) -> dict:
         f"a{level(value['advantage'], ends['advantage'])}",
         f"g{level(-value['gradient'], ends['gradient'])}",
         f"c{level(value['covariance'], ends['covariance'])}",
+        f"p{level(-value['polarity'], ends['polarity'])}",
         f"s-{one['status'][i]}",
     )
     return {"text": shown_text(one["tokens"][i]), "classes": " ".join(classes), "title": "\n".join(lines)}
