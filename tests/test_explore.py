@@ -22,6 +22,7 @@ from benchmarks.gallery import explorer, site
 from benchmarks.methods import method
 from common import InputError
 from common.batch import make_batch
+from common.metrics import entropy_slopes
 from tests import sync
 from tests.algorithms.oracle import load, methods, random_batch, tokens_of
 from tests.helpers import random_samples, tiny_policy
@@ -67,6 +68,9 @@ def credited(name: str, seed: int = 0) -> tuple:
     module, args = load(name, **SETTINGS[name])
     batch, logprobs, entropy = random_batch(seed, extra=getattr(methods()[name], "extra", None))
     batch["entropy"] = entropy.detach()
+    generator = torch.Generator().manual_seed(seed)
+    for key in ("entropy_slope", "entropy_square", "importance"):
+        batch[key] = torch.rand(batch["mask"].shape, generator=generator, dtype=torch.float64) - 0.5
     module.assign_credit(batch, args, {})
     return module, args, batch, logprobs.detach().requires_grad_(), entropy.detach().requires_grad_()
 
@@ -124,7 +128,9 @@ def by_hand(
         for k in likely:
             gradient[k] -= batch["alpha"] * ratio[k] * abs(a[k]) / len(likely)
             status[k] = "l" if a[k] else "n"
-    return {"gradient": gradient, "covariance": cov, "status": status, "ratio": ratio}
+    slope, count = batch["importance"] * batch["entropy_slope"], batch["mask"].sum().item()
+    polarity = {k: -gradient[k] * slope[k].item() * count for k in tokens}  # no loss here reads the entropy
+    return {"gradient": gradient, "covariance": cov, "status": status, "ratio": ratio, "polarity": polarity}
 
 
 # --- Tokens -----------------------------------------------------------------------------------------------------------
@@ -136,7 +142,7 @@ def test_tokens_by_hand(name: str, seed: int) -> None:
     module, args, batch, logprobs, entropy = credited(name, seed)
     _, _, found = explore.token_values(module, logprobs, entropy, batch, args)
     expected = by_hand(name, args, batch, logprobs, entropy)
-    for key in ("gradient", "covariance", "ratio"):
+    for key in ("gradient", "covariance", "ratio", "polarity"):
         for k, value in expected[key].items():
             assert found[key][k].item() == pytest.approx(value, rel=1e-9, abs=1e-12), (key, k)
     letters = {k: LETTERS[found["status"][k]] for k in expected["status"]}
@@ -215,6 +221,7 @@ def walked(name: str, **options) -> tuple:
     names = explore.scene(module, args, tiny_policy(learning_rate=0.03), 1, {}, [sample.problem for sample in samples])
     explore.play("setup", names)
     batch = names["batch"] = make_batch(samples)
+    batch |= entropy_slopes(names["policy"], batch)
     explore.play("score", names)
     batch["importance"] = torch.ones_like(batch["old_logprobs"])
     module.assign_credit(batch, args, {})
@@ -588,19 +595,22 @@ def test_shades() -> None:
 def test_classes_of_a_token() -> None:
     """Orange is what makes a token likelier: a positive advantage, a negative gradient."""
     one = {"tokens": ["7"], "ids": [26], "status": "h"}
-    one |= {key: [value] for key, value in zip(NUMBERS, (3.5, -0.5, 2.0, 1.1, -1.5, -0.1), strict=True)}
-    made = explorer.token(one, 0, {"entropy": 6.0, "advantage": 3.0, "gradient": 3.0, "covariance": 3.0})
-    assert made["classes"] == "e3 a2 g2 c-1 s-h"
+    one |= {key: [value] for key, value in zip(NUMBERS, (3.5, -0.5, 2.0, 1.1, -1.5, -0.1, 0.4), strict=True)}
+    made = explorer.token(
+        one, 0, {"entropy": 6.0, "advantage": 3.0, "gradient": 3.0, "covariance": 3.0, "polarity": 3.0}
+    )
+    assert made["classes"] == "e3 a2 g2 c-1 p-1 s-h"
     words = made["title"].replace("\u2212", "-").split("\n")
     assert words[:4] == ["token '7', id 26", "entropy 3.5 nats", "log p -0.5", "advantage 2"]
-    assert words[4:] == ["ratio 1.1", "gradient -1.5: likelier", "covariance -0.1", "status held back"]
+    assert words[4:7] == ["ratio 1.1", "gradient -1.5: likelier", "covariance -0.1"]
+    assert words[7:] == ["polarity 0.4", "status held back"]
     assert explore.short(-0.0) == 0 and math.copysign(1, explore.short(-0.0)) == 1  # never "-0"
 
 
 def test_legend_says_what_level_means() -> None:
     """Each class of a legend holds the numbers that its words name, ends and signs."""
     record = explorer.read_record(RESULTS / "explorer" / "kl_cov.json")
-    ends = {"entropy": 6.0, "advantage": 3.0, "gradient": 3.0, "covariance": 3.0}
+    ends = {"entropy": 6.0, "advantage": 3.0, "gradient": 3.0, "covariance": 3.0, "polarity": 3.0}
     legends = {key: dict(rows) for key, rows in explorer.legends(record, ends).items()}
     legends = {key: {k: v.replace("\u2212", "-") for k, v in rows.items()} for key, rows in legends.items()}
     assert legends["entropy"]["e0"] == "0 to 1" and legends["entropy"]["e5"] == "above 5"
@@ -608,6 +618,7 @@ def test_legend_says_what_level_means() -> None:
     assert legends["gradient"]["g2"] == "-2 to -1" and legends["gradient"]["g-3"] == "beyond 2"
     assert legends["gradient"]["g1"] == "-1 to 0" and legends["gradient"]["g-1"] == "0 to 1"
     assert legends["covariance"]["c-1"] == "-1 to 0" and legends["covariance"]["c0"] == "0"
+    assert legends["polarity"]["p-1"] == "0 to 1" and legends["polarity"]["p3"] == "beyond -2"
     assert set(legends["status"]) == {"s-t", "s-h"}
 
 

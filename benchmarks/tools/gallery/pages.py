@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from benchmarks import methods
-from benchmarks.gallery import charts, diffs, equations
+from benchmarks.gallery import charts, diffs, equations, weights
 from benchmarks.gallery.algorithms import Algorithm, load_all
 from benchmarks.gallery.site import Page, highlighted
 from tests import sync
@@ -107,6 +107,9 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], results: Pa
         "children": [other for other in everything.values() if other.parent == one.name],
         "region_titles": REGION_TITLES,
         "compared": bool(methods.method(one.name).arms),
+        "weight": weights.figure(one.name),
+        "weight_rows": weights.table(one.name),
+        "weight_ratios": [weights.number(ratio) for ratio in weights.TABLE],
     }
 
 
@@ -138,6 +141,19 @@ def map_page(everything: dict[str, Algorithm]) -> dict:
     }
 
 
+def weights_page(everything: dict[str, Algorithm]) -> dict:
+    """The figures of all methods, by family."""
+    families = {}
+    for one in everything.values():
+        if picture := weights.figure(one.name):
+            families.setdefault(methods.method(one.name).family or "other", []).append((one, picture))
+    order = [
+        *(name for name in methods.FAMILIES if name in families),
+        *(f for f in families if f not in methods.FAMILIES),
+    ]
+    return {"families": {name: families[name] for name in order}}
+
+
 def pages(results: Path) -> dict[str, Page]:
     everything = load_all()
     claims = charts.claims(results / "collapse" / "CLAIMS.md")
@@ -149,6 +165,7 @@ def pages(results: Path) -> dict[str, Page]:
     made = {
         "index.html": Page("index.html", "index", overview),
         "map.html": Page("map.html", "map", map_page(everything)),
+        "weights.html": Page("weights.html", "weights", weights_page(everything)),
         "compare.html": Page("compare.html", "map", {"everything": everything}),
         "static/files.js": Page("files.js", "", {"files": Markup(json.dumps(files_by_line(everything)))}),
     }

@@ -29,6 +29,7 @@ STATIC = HERE / "static"
 PARTS = (
     ("index", "Overview", "index.html"),
     ("map", "Map", "map.html"),
+    ("weights", "Weights", "weights.html"),
     ("explorer", "Explorer", "explorer/index.html"),
     ("details", "Details that matter", "details.html"),
 )
