@@ -1061,6 +1061,82 @@ METHODS = {
             {"beta": 0.3, "entropy_coef": 0.1},
         ),
     ),
+    "prorl": Method(
+        family="penalty",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "*0.2 below, 0.4 above",
+            "averaging": "tokens",
+            "sampling": "mixed groups only",
+            "penalty": "*a squared log-ratio to a reference that is anchored anew",
+        },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: the clipped surrogate less half the squared log-ratio to the reference, by tokens",
+                "an estimate of the KL whose gradient is the log-ratio itself",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        tried=({"beta": 0.7}, {"beta": 0.0}),
+    ),
+    "t1": Method(
+        family="penalty",
+        levers={
+            "baseline": "*mean of the others in a group",
+            "clip": "0.2 on both sides",
+            "averaging": "*tokens",
+            "reward": "*junk is charged for, and so is distance from an anchor that follows",
+            "penalty": "*an entropy bonus",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "repeats, and A_i: rewards against the others', less the centred distance from the anchor",
+                "a baseline that leaves out its own response, and a leash that is part of the reward",
+            ),
+        },
+        acts={"repeat_ngram": 2},
+        tried=({"bad_reward": 0.0}, {"beta": 0.0}, {"repeat_ngram": 0}),
+    ),
+    "bcpg_nsa": Method(
+        family="token weight",
+        levers={
+            "baseline": "*group mean",
+            "clip": "*none",
+            "averaging": "tokens, then responses",
+            "token weight": "*right steps of wrong answers count half",
+            "penalty": "*the squared log-ratio of a response",
+        },
+        exercises={
+            "loss": Exercise(
+                "easy",
+                "J: log-probabilities weighed by A_it, less the squared log-ratio of each response, by its length",
+                "an objective without a ratio, and a leash on a whole response",
+            ),
+        },
+        tried=({"beta": 0.3}, {"right_step_weight": -0.5, "beta": 0.0}),
+    ),
+    "heal": Method(
+        family="data",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "reward": "*a bonus for entropy that moves as in the other domain",
+            "sampling": "*few problems among many general ones",
+        },
+        exercises={
+            "credit": Exercise(
+                "hard",
+                "divergences, the nearest neighbours in both domains, the bonus, and GRPO's A of the sum",
+                "how to compare sequences of different lengths, all pairs at once",
+            ),
+        },
+        acts={"min_length": 2},
+        binary_rewards=True,
+        tried=({"alignment_bonus": 0.3}, {"alignment_bonus": 0.0}, {"min_length": 5}),
+    ),
 }
 
 

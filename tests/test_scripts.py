@@ -23,6 +23,7 @@ import common.tasks
 from common.batch import Response
 from common.hf import TransformersSampler
 from common.policy import Policy
+from common.run import Run
 from common.verifier import Verdict, Verifier
 from tests import sync
 from tests.algorithms.oracle import methods
@@ -53,6 +54,8 @@ CHOSEN = {
     "steer": {},  # a further statistic of each token's distribution
     "vapo": {},  # a second model that learns
     "aepo": {},  # responses that go on from a beginning
+    "prorl": {"reset-every": 3},  # a reference that becomes the policy, after the restart
+    "t1": {"reference-share": 0.3},  # a reference that moves by shares
 }
 CHOSEN = {name: flags for name, flags in CHOSEN.items() if name in METHODS}
 OTHERS = [name for name in METHODS if name not in CHOSEN]
@@ -335,3 +338,42 @@ def test_aepo_branches_where_a_sibling_was_least_sure(
                 torch.equal(ids[branch], ids[row]) and torch.allclose(*logprobs[[branch, row], :cut], atol=1e-5)
             )
     assert same and all(same) if branches else not any(same)
+
+
+# --- What one file alone does in its script ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [2, 0])
+def test_the_reference_becomes_the_policy(run, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    """After every other step, and the optimiser forgets with it."""
+    forgets, plain = [], Policy.reset_optimizer
+    monkeypatch.setattr(Policy, "reset_optimizer", lambda policy: (forgets.append(1), plain(policy)))
+    steps = run("prorl", num_steps=4, reset_every=every, learning_rate=1e-3, max_resample=0)
+    steps = [row for row in steps if row.get("algo/resets") is not None]
+    assert [row["algo/resets"] for row in steps] == ([0, 1, 1, 2] if every else [0] * 4)
+    kl = [row["algo/reference_kl"] for row in steps]
+    assert kl[1] > kl[0] > 0 and (kl[2] < kl[1] if every else kl[2] > kl[1])
+    assert len(forgets) == (2 if every else 0)
+
+
+def test_each_token_knows_its_step(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a script: tokens up to a comma are of one step, with the verdict on it; nothing is right on padding."""
+    seen = {}
+    monkeypatch.setattr(Run, "log_samples", lambda self, step, samples, batch: seen.update(batch))
+    run("bcpg_nsa", num_steps=1)
+    for row, (text, mask) in enumerate(zip(seen["responses"], seen["mask"], strict=True)):
+        index = seen["step_index"][row]
+        assert index[mask].max().item() <= text.count(",") and not index[~mask].any()
+        assert not seen["step_right"][row][~mask].any()
+
+
+def test_both_domains_are_trained_on(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step draws from both, in shares that are those of the problems."""
+    seen = []
+    monkeypatch.setattr(Run, "log_samples", lambda self, step, samples, batch: seen.append(batch))
+    run("heal", num_steps=3, num_prompts=12, num_target=8, num_general=16)
+    general = torch.cat([batch["general"] for batch in seen])
+    assert general.double().mean().item() == pytest.approx(2 / 3, abs=0.35) and not general.all()
+    for batch in seen:
+        short = [problem.prompt.count(" ") == 1 for problem in batch["problems"]]
+        assert batch["general"].tolist() == short

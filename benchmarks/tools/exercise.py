@@ -164,6 +164,10 @@ def random_batch(kind: Kind, seed: int) -> tuple[dict, Tensor, Tensor]:
     drawn = torch.randint(4, (rows,), generator=generator).tolist()
     batch = {"answers": [str(answer) if answer else None for answer in drawn]}
     batch["step_index"] = (uniform() < 0.3).cumsum(1)  # steps begin anywhere
+    batch["step_right"] = (uniform() < 0.5) & mask
+    batch["general"] = torch.arange(rows) >= rows // 2
+    batch["truncated"] = lengths == LENGTH
+    batch["response_ids"] = torch.randint(3, (rows, LENGTH), generator=generator)
     return batch | {"mask": mask, "rewards": rewards.view(-1)} | values, logprobs, entropy
 
 

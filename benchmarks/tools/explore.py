@@ -142,6 +142,9 @@ def scene(module: ModuleType, args: object, policy: Policy, step: int, state: di
     sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
     found = {"args": args, "policy": policy, "step": step, "train_problems": train_problems, "timer": Timer()}
     found |= {"run": SimpleNamespace(state=state), "sampler": actor.sampler, "verifier": actor.verifier}
+    found["columns"] = args.prompt_column, args.answer_column, args.trace_column
+    found["limits"] = args.max_prompt_length, args.max_response_length
+    found["engine"] = policy.context_length, 1, 0.0
     found["draw"] = partial(sample_groups, sampler=actor.sampler, verifier=actor.verifier, **sizes)
     return vars(module) | found
 

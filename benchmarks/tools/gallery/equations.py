@@ -23,7 +23,9 @@ from markupsafe import Markup
 MATHML = "http://www.w3.org/1998/Math/MathML"
 ET.register_namespace("", MATHML)
 
-GREEK = {name: rf"\{name}" for name in "alpha beta gamma delta eta kappa lambda mu pi rho sigma tau Omega".split()}
+GREEK = {
+    name: rf"\{name}" for name in "alpha beta gamma delta eta kappa lambda mu pi rho sigma tau theta Omega".split()
+}
 NAMES = (
     GREEK
     | {"eps": r"\varepsilon", "E": r"\mathbb{E}", "kp": "k_{p}", "ki": "k_{i}", "k3": r"\mathrm{k3}"}

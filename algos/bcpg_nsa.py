@@ -1,0 +1,329 @@
+"""BCPG-NSA: the right steps of a wrong answer are charged less than its wrong ones.
+
+Parent: grpo.py
+Paper: BCPG-NSA (arXiv 2505.14403 v4), Eq. 6 and 7, as notes on it have them; no code was published. With R_i the
+reward, b_it one but --right-step-weight on the tokens of right steps of wrong responses, and l^0 the initial policy's:
+
+    A_it = b_it (R_i - mean(R))                                                                                (Eq. 7)
+    J    = E (1/G) sum_i 1/|o_i| [ sum_t A_it l_it - beta/2 (sum_t (l_it - l_it^0))^2 ]                      (Eq. 6)
+
+No ratio, no clip, no standard deviation. The leash is the square of a whole response's log-ratio; divided by the length
+once, it grows with it. It holds on all responses, also where a group's rewards are all equal.
+
+The paper's judge of steps is a language model and a reward model together. Here it is exact: a step of countdown is
+right if its equation is true and its operands are at hand, given numbers or results of right steps, each used once. So
+the file trains on countdown alone. A step ends with a token that holds --step-separator.
+
+--right-step-weight 1 --beta 0 has, where nothing has moved yet, the gradient of dr_grpo.py with --length-norm; a weight
+of -1 rewards right steps of wrong answers as much as it would charge them. No claim is made on entropy. The reference
+holds 4 bytes a parameter (2 on CUDA) and costs a scoring pass a step.
+
+Differs from the paper: online, with eight responses to a prompt of the policy that trains, not eight epochs over stored
+ones; later updates of a rollout are of the same form, without importance weights.
+
+    python algos/bcpg_nsa.py
+    python algos/bcpg_nsa.py --model Qwen/Qwen2.5-1.5B --task countdown:numbers=4,high=20,instruct=1 \
+        --max-response-length 256 --learning-rate 5e-7
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
+from common.evaluate import evaluate
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
+from common.run import Run
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 100
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+    dry_run: bool = False
+    """check flags and paths, print the plan, load and write nothing"""
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
+    enable_thinking: bool | None = None
+    """a chat template's thinking switch (Qwen3); by default the template's own"""
+    max_prompt_length: int = 0
+    """in tokens; problems with longer prompts are left out and counted; 0: no limit"""
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """hf samples with the trained model itself, vllm with an engine beside it; auto is vllm on cuda if installed"""
+    vllm_tensor_parallel_size: int = 1
+    """processes per engine, under torchrun"""
+    vllm_gpu_memory_utilization: float = 0.35
+    """share of the GPU's memory that vLLM takes while it samples"""
+    importance_cap: float = 2.0
+    """of the weights on tokens that vLLM sampled, whose probabilities are not quite the trainer's; 0: no weights"""
+    num_prompts: int = 48
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    gradient_checkpointing: bool = False
+    """run each layer again in the backward pass: less memory, a third more time"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state on the CPU but for its steps"""
+    compile: bool = False
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 50
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
+
+    # [algo: args]
+    right_step_weight: arguments.between(-1, 1) = 0.5
+    """what right steps of wrong responses weigh (the paper's beta); 1: as much as the others, 0: nothing"""
+    beta: float = 1e-3
+    """weight of the leash, the squared log-ratio of a response to the initial policy (tau); 0: no reference model"""
+    step_separator: str = ","
+    """a token whose text holds it ends a step"""
+
+    def __post_init__(self) -> None:
+        if self.task.partition(":")[0] != "countdown":
+            raise arguments.InputError(f"--task {self.task}: only countdown has a checker of single steps; use that")
+
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+from collections import Counter
+
+from common.verifier import countdown_result
+
+
+def right_steps(gold: str, steps: list[str]) -> list[bool]:
+    """Of each step whether it is true and has its operands at hand; a wrong one leaves what is at hand as it was."""
+    hand, verdicts = countdown_result(gold)[0], []
+    for step in steps:
+        found = countdown_result(step)  # (operands, result) of a true equation
+        verdicts.append(found is not None and found[0] <= hand)
+        hand = hand - found[0] + Counter([found[1]]) if verdicts[-1] else hand
+    return verdicts
+
+
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): each reward less its group's mean, less of it on right steps."""
+    rewards, mask = batch["rewards"].view(-1, args.num_generations), batch["mask"]  # (P, G)
+    scaled = rewards - rewards.mean(1, keepdim=True)
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0  # said outright: the mean of equal numbers can round
+    spared = batch["step_right"] & (batch["rewards"] == 0)[:, None]
+    weight = torch.where(spared, args.right_step_weight, 1.0).to(scaled.dtype)  # b
+    batch["loss_mask"] = mask
+    batch["advantages"] = scaled.view(-1, 1) * weight * mask
+    wrong = mask & (batch["rewards"] == 0)[:, None]
+    return {"algo/right_step_ratio": (spared.sum() / wrong.sum()).item()}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs (B, T) carry the gradient."""
+    mask = mb["loss_mask"]
+    lengths = mask.sum(1).clamp(min=1)
+    response_loss, leash = -(mb["advantages"] * logprobs * mask).sum(1), torch.nan
+    if args.beta > 0:
+        square = ((logprobs - mb["ref_logprobs"]) * mask).sum(1).square()
+        response_loss = response_loss + args.beta / 2 * square
+        leash = (square / lengths).mean().item()
+    return (response_loss / lengths).mean(), {"algo/leash": leash}
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        if args.dry_run:
+            run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
+        )
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
+        limits = args.max_prompt_length, args.max_response_length
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
+        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        verifier = Verifier(args.reward_mode, args.seed)
+        # [algo: setup]
+        stream = ProblemStream(train_problems, args.seed)
+        reference = policy.frozen_copy() if args.beta > 0 else None
+        extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    if run.evaluates(0):
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = basics.Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(basics.random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        samples = draw(stream.take(args.num_prompts), timer=timer, seed=basics.random_seed(args.seed, step))
+        metrics = rollout.metrics(samples, args.num_generations)
+        # [/algo]
+        batch = make_batch(samples)
+        if step == run.first_step:
+            run.show_first_step(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+            texts = policy.token_texts(batch["response_ids"])
+            ends = torch.tensor([[args.step_separator in text for text in row] for row in texts])
+            batch["step_index"] = (ends.cumsum(1) - ends.long()) * batch["mask"]  # separators before each token
+            pairs = zip(batch["problems"], batch["responses"], strict=True)
+            verdicts = [right_steps(problem.answer, text.split(args.step_separator)) for problem, text in pairs]
+            rows = zip(verdicts, batch["step_index"].tolist(), strict=True)
+            right = [[step < len(steps) and steps[step] for step in row] for steps, row in rows]
+            batch["step_right"] = torch.tensor(right) & batch["mask"]
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, sampled_by = [], policy.updates
+        with timer("update"):
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                    logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                else:
+                    logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                loss, stats = policy_loss(*inputs, mb, args)
+                grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
+            metrics |= measure()
+        # [algo: end]
+        # [/algo]
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.saves(step):
+            run.save(step)
+    run.finish()

@@ -1,0 +1,334 @@
+"""T1: each response is judged against its group's others, junk is charged for, and the leash's anchor follows slowly.
+
+Parent: grpo.py
+Paper: T1: Advancing Language Model Reasoning through Reinforcement Learning and Inference Scaling (arXiv 2501.11651),
+reconstructed: no training code was published, and of its constants some are known from notes alone. With R_i the
+verifier's reward and K_i = sum_t (l_it^old - l_it^ref) how far a response has gone from the anchor:
+
+    q_i = R_i                                                                    for junk -1 instead, --bad-reward
+    A_i = G/(G-1) (q_i - mean(q)) - beta (K_i - mean(K))         q against the others of its group; mean(K) of the batch
+    J   = 1/N sum_it [ min(r_it A_i, clip(r_it, 1-eps, 1+eps) A_i) + alpha H_it ]             alpha: --entropy-coef
+    m   <- (1 - s) m + s theta                       parameters of the anchor, after each step; s: --reference-share
+
+Junk is a response that was cut off, or in which some --repeat-ngram tokens in a row occur three times, overlapping ones
+counted. The leash is in the reward, so it moves nobody on average; the anchor follows the policy, so that the KL to it
+stays bounded while that to the initial policy grows. Groups whose q are all equal teach nothing, not by the leash
+either; a group of wrong responses of which one is junk does teach.
+
+The published beta, 2e-4, moves nothing at this size; --bad-reward 0 --beta 0 is dr_grpo.py's advantage times G/(G-1),
+with the mean over tokens. A reference holds 4 bytes a parameter (it moves by shares too small for half precision) and
+costs a scoring pass a step.
+
+Differs from the paper: what counts as junk, the size of the bonus and the anchor's share are ours; garbled text is not
+looked for. It samples 64 responses to a prompt at a temperature of 1.2, which --num-generations and --temperature set.
+
+    python algos/t1.py
+    python algos/t1.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 32 --num-generations 64 \
+        --temperature 1.2 --beta 2e-4 --learning-rate 1.5e-6
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
+from common.evaluate import evaluate
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
+from common.run import Run
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 100
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+    dry_run: bool = False
+    """check flags and paths, print the plan, load and write nothing"""
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
+    enable_thinking: bool | None = None
+    """a chat template's thinking switch (Qwen3); by default the template's own"""
+    max_prompt_length: int = 0
+    """in tokens; problems with longer prompts are left out and counted; 0: no limit"""
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """hf samples with the trained model itself, vllm with an engine beside it; auto is vllm on cuda if installed"""
+    vllm_tensor_parallel_size: int = 1
+    """processes per engine, under torchrun"""
+    vllm_gpu_memory_utilization: float = 0.35
+    """share of the GPU's memory that vLLM takes while it samples"""
+    importance_cap: float = 2.0
+    """of the weights on tokens that vLLM sampled, whose probabilities are not quite the trainer's; 0: no weights"""
+    num_prompts: int = 48
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    gradient_checkpointing: bool = False
+    """run each layer again in the backward pass: less memory, a third more time"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state on the CPU but for its steps"""
+    compile: bool = False
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 50
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
+
+    # [algo: args]
+    clip_ratio_low: float = 0.2
+    """eps below 1 (TRL: epsilon)"""
+    clip_ratio_high: float = 0.2
+    """eps above 1 (TRL: epsilon_high)"""
+    beta: float = 0.05
+    """weight, in the reward, of a response's KL to the anchor (paper: 2e-4); 0: no reference model"""
+    entropy_coef: float = 0.01
+    """weight of an entropy bonus (verl: entropy_coeff); 0: none"""
+    reference_share: arguments.between(0, 1) = 0.01
+    """share of the way that the anchor follows the policy after each step; 0: it stays where the run began"""
+    bad_reward: arguments.Signed = -1.0
+    """reward of junk, instead of the verifier's; 0: junk is judged like the rest"""
+    repeat_ngram: int = 8
+    """tokens in a row that make a response junk if they occur three times; 0: repetition is not looked for"""
+
+    def __post_init__(self) -> None:
+        if self.bad_reward != 0 and self.repeat_ngram > self.max_response_length - 2:
+            basics.warn_once("--repeat-ngram is too long to occur three times in --max-response-length tokens")
+
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+from collections import Counter
+
+
+def repeats(ids: list[int], n: int) -> bool:
+    """Whether some n tokens in a row occur three times."""
+    return n > 0 and max(Counter(zip(*(ids[i:] for i in range(n)), strict=False)).values(), default=0) >= 3
+
+
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): rewards against the others', less what has gone from the anchor."""
+    mask, size = batch["mask"], args.num_generations
+    texts = [ids[:n] for ids, n in zip(batch["response_ids"].tolist(), mask.sum(1).tolist(), strict=True)]
+    bad = batch["truncated"] | torch.tensor([repeats(ids, args.repeat_ngram) for ids in texts])
+    rewards = torch.where(bad & (args.bad_reward != 0), args.bad_reward, batch["rewards"].double())
+    rewards = rewards.to(batch["rewards"].dtype).view(-1, size)  # (P, G), q
+    scaled = (rewards - rewards.mean(1, keepdim=True)) * (size / (size - 1))
+    drift = None
+    if args.beta > 0:
+        drift = ((batch["old_logprobs"] - batch["ref_logprobs"]) * mask).sum(1)  # K
+        scaled = scaled - args.beta * (drift - drift.mean()).view(-1, size)
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    batch["loss_mask"] = mask
+    batch["advantages"] = scaled.view(-1, 1) * mask
+    kl = torch.nan if drift is None else drift.mean().item()
+    return {"algo/bad_ratio": bad.double().mean().item(), "algo/anchor_kl": kl}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask = mb["advantages"], mb["loss_mask"]
+    ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
+    clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
+    token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    token_loss = token_loss - args.entropy_coef * entropy
+    loss = (token_loss * mask).sum() / mask.sum().clamp(min=1)  # all tokens weigh the same
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    return loss, {
+        "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
+        "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
+    }
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        if args.dry_run:
+            run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
+        )
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
+        limits = args.max_prompt_length, args.max_response_length
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
+        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        verifier = Verifier(args.reward_mode, args.seed)
+        # [algo: setup]
+        stream = ProblemStream(train_problems, args.seed)
+        reference = policy.frozen_copy(moves=args.reference_share > 0) if args.beta > 0 else None
+        extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    if run.evaluates(0):
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = basics.Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(basics.random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        samples = draw(stream.take(args.num_prompts), timer=timer, seed=basics.random_seed(args.seed, step))
+        metrics = rollout.metrics(samples, args.num_generations)
+        # [/algo]
+        batch = make_batch(samples)
+        if step == run.first_step:
+            run.show_first_step(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, sampled_by = [], policy.updates
+        with timer("update"):
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                    logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                else:
+                    logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                loss, stats = policy_loss(*inputs, mb, args)
+                grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
+            metrics |= measure()
+        # [algo: end]
+        if reference and args.reference_share > 0:
+            reference.copy_from(policy, args.reference_share)
+        # [/algo]
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.saves(step):
+            run.save(step)
+    run.finish()
