@@ -540,7 +540,7 @@ def test_page_has_every_token(built: Path, path: Path) -> None:
 
 def test_every_colour_is_defined(built: Path) -> None:
     rules = css()
-    neutral = {"e0", "a0", "g0", "c0"}
+    neutral = {"e0", "a0", "g0", "c0", "p0"}
     for page in (built / "explorer").glob("*.html"):
         for attributes in Tokens(page.read_text()).tokens:
             for name in attributes["class"].split()[1:]:
