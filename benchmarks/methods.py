@@ -1136,6 +1136,16 @@ METHODS = {
         acts={"min_length": 2},
         binary_rewards=True,
         tried=({"alignment_bonus": 0.3}, {"alignment_bonus": 0.0}, {"min_length": 5}),
+    "luffy": Method(
+        family="data",
+        levers={
+            "baseline": "group mean",
+            "clip": "*none",
+            "averaging": "sums over responses, by a constant",
+            "sampling": "*each group holds a given solution",
+            "token weight": "*given tokens by a curve of their probability",
+        },
+        tried=({"num_expert": 2}, {"beta": 0.1, "entropy_coef": 0.1}, {"expert_gamma": 0.5}),
     ),
 }
 

@@ -142,16 +142,18 @@ def sample_groups(
         unfinished = [p for p, room in enumerate(rooms) if room]
         mine = ranks.share_of(len(unfinished), sampler.ranks_per_engine)
         asked = [unfinished[i] for i in mine]
-        drawn = sampler.generate(
-            [prompts[p] + begun[p] for p in asked],
-            n,
-            temperature,
-            [rooms[p] for p in asked] if any(begun) else max_new_tokens,
-            seed,
-            first=mine.start,
-            transform=transform,
-            transformed_logprobs=transformed_logprobs,
-        )
+        drawn = []
+        if unfinished:  # else an engine would wake up for nothing
+            drawn = sampler.generate(
+                [prompts[p] + begun[p] for p in asked],
+                n,
+                temperature,
+                [rooms[p] for p in asked] if any(begun) else max_new_tokens,
+                seed,
+                first=mine.start,
+                transform=transform,
+                transformed_logprobs=transformed_logprobs,
+            )
         drawn = iter(ranks.gather(drawn if ranks.rank() % sampler.ranks_per_engine == 0 else []))
         responses = [
             joined(response, next(drawn)) if room else response

@@ -143,8 +143,11 @@ def read_answer(value: object) -> str | None:
 
 
 def read_trace(value: object) -> str | None:
-    """A worked solution: text, or a list that holds one; None for a gap, and for several, of which none is the one."""
+    """A worked solution: text or an assistant's message, or a list that holds one; None for a gap, and for several, of
+    which none is the one."""
     value = sole(value)
+    if isinstance(value, dict) and value.get("role") == "assistant":
+        value = value.get("content")
     if is_gap(value) or (isinstance(value, list) and all(isinstance(each, str) for each in value)):
         return None
     if not isinstance(value, str):

@@ -80,9 +80,13 @@ def test_traces_of_named_sets(serve: Callable) -> None:
     assert load_task("math500", "all", trace_column="other.work")[0].trace == "w"
 
 
-@pytest.mark.parametrize(("value", "trace"), [("w", "w"), ("", None), (None, None), (["w"], "w"), (["v", "w"], None)])
+SAID = {"role": "assistant", "content": "w"}
+TRACES = [("w", "w"), ("", None), (None, None), (["w"], "w"), (["v", "w"], None), ([SAID], "w")]
+
+
+@pytest.mark.parametrize(("value", "trace"), TRACES)
 def test_trace_column_of_any_set(value: object, trace: str | None, serve: Callable) -> None:
-    """Written as answers are: a list of one is that one. A row without counts as well as any."""
+    """Written as answers are: a list of one is that one; or as a chat message. A row without counts as well as any."""
     serve({"train": [{"prompt": "q", "answer": "1", "work": value}]})
     [problem] = load_task("someone/sums:hard", "all", trace_column="work")
     assert (problem.trace, problem.source) == (trace, "someone/sums:hard")

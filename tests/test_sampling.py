@@ -75,6 +75,13 @@ def test_no_beginnings_are_no_prefixes(policy: Policy) -> None:
     assert [s.response for s in plain] == [s.response for s in empty]
 
 
+def test_whole_responses_wake_no_sampler(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given to the end token or to the limit, nothing is left to draw."""
+    monkeypatch.setattr(TransformersSampler, "generate", lambda *_, **__: pytest.fail("something was drawn"))
+    samples = groups(policy, PROBLEMS[:2], n=3, prefixes=[[65, 256], list(range(60, 80))])
+    assert ids_of([s.response for s in samples]) == [[65, 256]] * 3 + [list(range(60, 60 + LIMIT))] * 3
+
+
 def test_room_is_counted_for_each_response(policy: Policy) -> None:
     """A row that has used its room up neither grows nor ends later, while others go on."""
     sampler = TransformersSampler(policy)

@@ -377,3 +377,49 @@ def test_both_domains_are_trained_on(run, monkeypatch: pytest.MonkeyPatch) -> No
     for batch in seen:
         short = [problem.prompt.count(" ") == 1 for problem in batch["problems"]]
         assert batch["general"].tolist() == short
+
+
+@pytest.mark.skipif("luffy" not in METHODS, reason="no such file yet")
+def test_luffy_gives_each_group_its_solution(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last rows are the trace and an end token, to the letter; what the metrics say of sampling leaves them out."""
+    batches, score = [], Policy.score
+
+    def watch(self: Policy, batch: dict, *args, **options) -> tuple:
+        if "rewards" in batch:
+            batches.append((batch, self))
+        return score(self, batch, *args, **options)
+
+    monkeypatch.setattr(Policy, "score", watch)
+    flags = {"num_steps": 1, "num_generations": 4, "reward_mode": "verifier", "max_response_length": 32}
+    [record] = run("luffy", num_expert=2, **flags)
+    batch, policy = batches[0]
+    given = torch.arange(16) % 4 >= 2
+    for row in given.nonzero()[:, 0].tolist():
+        ids = batch["response_ids"][row][batch["mask"][row]].tolist()
+        assert policy.decode([ids]) == [batch["problems"][row].trace] and ids.index(256) == len(ids) - 1
+    assert torch.equal(batch["expert"], given) and torch.equal(batch["rewards"], given.float())
+    assert not batch["truncated"][given].any() and bool((batch["importance"] == 1).all())
+    assert torch.allclose(batch["old_logprobs"][given], batch["rollout_logprobs"][given], atol=1e-5)
+    own = batch["mask"] & ~given[:, None]
+    assert record["algo/expert_reward"] == 1 and record["algo/own_reward"] == record["rollout/reward"] == 0
+    assert record["rollout/num_samples"] == 8 and record["rollout/all_wrong_ratio"] == 1
+    assert record["tokens/rollout"] == own.sum() and record["tokens/trained"] == batch["mask"].sum()
+    assert record["rollout/entropy"] == pytest.approx(-batch["rollout_logprobs"][own].mean().item(), rel=1e-5)
+    assert record["policy/entropy"] == pytest.approx(batch["entropy"][own].mean().item(), rel=1e-5)
+    assert record["policy/entropy_right"] is None  # of drawn ones none is right
+    batches.clear()
+    [alone] = run("luffy", "alone", num_expert=0, **flags)
+    [parent] = run("dr_grpo", "parent", **flags)
+    assert alone["algo/expert_reward"] is None and alone["rollout/entropy"] == parent["rollout/entropy"]
+
+
+@pytest.mark.skipif("luffy" not in METHODS, reason="no such file yet")
+def test_luffy_refuses_a_problem_without_a_solution(run: Callable, tmp_path: Path, capfd) -> None:
+    rows = [{"prompt": f"{a}+{a}=", "answer": str(2 * a)} for a in range(20)]
+    task = tmp_path / "task.jsonl"
+    task.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(SystemExit) as stop:
+        run("luffy", task=task)
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and error.startswith("error: --num-expert 1") and "--trace-column" in error
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,352 @@
+"""LUFFY: a given solution joins each group, and its unlikely tokens are learned from most.
+
+Parent: dr_grpo.py
+Paper: Learning to Reason under Off-Policy Guidance (Yan et al., arXiv 2504.14945); formulas are those of the authors'
+code (ElliottYan/LUFFY, mix_core_alg.py, with the flags of exp_scripts/train.sh). Of a prompt's G responses the last K
+are the problem's worked solution with its end token, word for word, checked like the others. With r_it as in GRPO,
+p_it the current probability of a token and L the longest response that is allowed:
+
+    A_i  = R_i - mean(R)                                         over all G
+    f_it = r_it                      where the policy drew i
+    f_it = p_it / (p_it + gamma)     where i was given
+    J    = E (1/G) sum_i 1/L sum_t f_it A_i
+
+A given token has no old policy: its ratio would be p over a probability of 1, whose gradient vanishes with p. f gives
+its log-probability the gradient gamma p / (p + gamma)^2 instead, which at gamma = 0.1 is more than p below p = 0.22 and
+less above, and at most 1/4, at p = gamma: what is known already is not pressed further. Nothing is clipped, not even
+the policy's own responses. A group in which the policy is never right still has a right response: that is what is to
+be gained. Where all are right, the given one too, nothing is learned.
+
+A trace follows the prompt to the letter: where a chat template opens the reasoning, it has to begin inside. Beyond
+max_response_length it is cut, has no end token and is probably wrong, and a wrong one is pushed down: see
+algo/expert_reward. rollout/*, policy/entropy* and rollout/importance_mean speak of what the policy drew alone; what the
+loss does (policy/approx_kl, policy/trained_token_ratio, tokens/trained) of all tokens. The importance weight of a given
+token is 1, to rounding. On the procedural tasks the trace is one right answer of perhaps several.
+
+Differs from the authors' code:
+- The sum over tokens is divided by L and the number of responses; there by L alone, and clipping of the gradient sets
+  the step.
+- Their entropy bonus (0.001) is a mean over tokens; here it is summed like the rest of the loss, and 0 by default.
+- A problem without a trace is refused; there it goes without an expert.
+--beta and --entropy-coef act on given tokens too. --num-expert 0 is dr_grpo.py without a clip. That, not GRPO, is what
+the given response has to be held against: the authors' baseline keeps the clip.
+
+    python algos/luffy.py
+    python algos/luffy.py --model Elliott/Qwen2.5-Math-7B-16k-think --task problems.jsonl --trace-column solution \
+        --num-prompts 128 --num-minibatches 2 --max-response-length 8192 --entropy-coef 0.001 --learning-rate 1e-6
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
+from common.evaluate import evaluate
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
+from common.run import Run
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 100
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+    dry_run: bool = False
+    """check flags and paths, print the plan, load and write nothing"""
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
+    enable_thinking: bool | None = None
+    """a chat template's thinking switch (Qwen3); by default the template's own"""
+    max_prompt_length: int = 0
+    """in tokens; problems with longer prompts are left out and counted; 0: no limit"""
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """hf samples with the trained model itself, vllm with an engine beside it; auto is vllm on cuda if installed"""
+    vllm_tensor_parallel_size: int = 1
+    """processes per engine, under torchrun"""
+    vllm_gpu_memory_utilization: float = 0.35
+    """share of the GPU's memory that vLLM takes while it samples"""
+    importance_cap: float = 2.0
+    """of the weights on tokens that vLLM sampled, whose probabilities are not quite the trainer's; 0: no weights"""
+    num_prompts: int = 48
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    gradient_checkpointing: bool = False
+    """run each layer again in the backward pass: less memory, a third more time"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state on the CPU but for its steps"""
+    compile: bool = False
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 50
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
+
+    # [algo: args]
+    beta: float = 0.0
+    """weight of the KL to the initial policy (verl: kl_loss_coef); 0: no reference model"""
+    entropy_coef: float = 0.0
+    """weight of an entropy bonus (authors: 0.001); 0: none"""
+    scale_by: Literal["none", "std"] = "none"
+    """what centred rewards are divided by: nothing, or the group's standard deviation (TRL: scale_rewards)"""
+    length_norm: bool = False
+    """divide the sum over a response by its length, as GRPO does, instead of by max_response_length"""
+    num_expert: int = 1
+    """how many of a group's responses are the given solution (K); 0: none"""
+    expert_gamma: arguments.between(1e-6, 1) = 0.1
+    """probability at which a given token is learned from most (gamma)"""
+
+    def __post_init__(self) -> None:
+        if self.num_expert >= self.num_generations:
+            raise arguments.InputError(
+                f"--num-expert {self.num_expert} leaves the policy none of --num-generations {self.num_generations}; "
+                "use fewer"
+            )
+
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): each reward less its group's mean, on every response token.
+
+    Also `expert` (B,) bool: the rows that were given, the last of each group.
+    """
+    rewards = batch["rewards"].view(-1, args.num_generations)  # (P, G)
+    scaled = rewards - rewards.mean(1, keepdim=True)
+    if args.scale_by == "std":
+        scaled = scaled / (rewards.std(1, keepdim=True) + 1e-6)
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0  # said outright: the mean of equal numbers can round
+    size = args.num_generations
+    batch["expert"] = torch.arange(len(batch["mask"])) % size >= size - args.num_expert
+    batch["loss_mask"] = batch["mask"]
+    batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
+    return {}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask, expert = mb["advantages"], mb["loss_mask"], mb["expert"][:, None]
+    ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
+    prob = logprobs.exp()
+    token_loss = -advantages * torch.where(expert, prob / (prob + args.expert_gamma), ratio)
+    if args.beta > 0:
+        log_ref_ratio = (mb["ref_logprobs"] - logprobs).clamp(-20, 20)
+        token_loss = token_loss + args.beta * (log_ref_ratio.exp() - log_ref_ratio - 1)
+    token_loss = token_loss - args.entropy_coef * entropy
+    lengths = mask.sum(1).clamp(min=1) if args.length_norm else args.max_response_length
+    loss = ((token_loss * mask).sum(1) / lengths).mean()
+    given = prob[mask & expert]
+    return loss, {"algo/expert_prob": given.mean().item() if len(given) else torch.nan}
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        if args.dry_run:
+            run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
+        )
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
+        limits = args.max_prompt_length, args.max_response_length
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
+        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        verifier = Verifier(args.reward_mode, args.seed)
+        # [algo: setup]
+        from common.batch import take_rows
+
+        if args.num_expert and (lost := next((p.id for p in train_problems if not p.trace), None)):
+            raise arguments.InputError(
+                f"--num-expert {args.num_expert} needs a worked solution of every problem, and {lost} has none; "
+                "name their column with --trace-column"
+            )
+        end_id = next(i for i in (policy.tokenizer.eos_token_id, *policy.end_ids) if i is not None)
+        stream = ProblemStream(train_problems, args.seed)
+        reference = policy.frozen_copy() if args.beta > 0 else None
+        extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    if run.evaluates(0):
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = basics.Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(basics.random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        count, problems = args.num_expert, stream.take(args.num_prompts)
+        own_size = args.num_generations - count
+        own = draw(problems, timer=timer, n=own_size, seed=basics.random_seed(args.seed, step))
+        ids = [policy.tokenizer(p.trace, add_special_tokens=False).input_ids for p in problems if count]
+        traces = [[*trace, end_id] for trace in ids]
+        given = draw(problems, timer=timer, n=count, prefixes=traces, seed=0) if count else []  # draws nothing
+        samples = []
+        for p in range(len(problems)):
+            samples += own[p * own_size : (p + 1) * own_size] + given[p * count : (p + 1) * count]
+        metrics = rollout.metrics(own, own_size)
+        for name, part in (("expert", given), ("own", own)):
+            metrics[f"algo/{name}_reward"] = sum(s.verdict.reward for s in part) / len(part) if part else torch.nan
+        # [/algo]
+        batch = make_batch(samples)
+        if step == run.first_step:
+            run.show_first_step(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, sampled_by = [], policy.updates
+        with timer("update"):
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                    logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                else:
+                    logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                loss, stats = policy_loss(*inputs, mb, args)
+                grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
+            metrics |= measure()
+        # [algo: end]
+        metrics |= batch_metrics(take_rows(batch, (~batch["expert"]).nonzero()[:, 0]))  # given tokens tell nothing
+        # [/algo]
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.saves(step):
+            run.save(step)
+    run.finish()
