@@ -1147,6 +1147,15 @@ METHODS = {
         },
         tried=({"num_expert": 2}, {"beta": 0.1, "entropy_coef": 0.1}, {"expert_gamma": 0.5}),
     ),
+    "cuts": Method(
+        family="sampling",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "sampling": "*half drawn evenly from likely words",
+        },
+    ),
 }
 
 

@@ -423,3 +423,50 @@ def test_luffy_refuses_a_problem_without_a_solution(run: Callable, tmp_path: Pat
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert stop.value.code == 2 and error.startswith("error: --num-expert 1") and "--trace-column" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif("cuts" not in METHODS, reason="no such file yet")
+def test_cuts_draws_the_last_rows_evenly(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one word in S they are greedy after the warm-up; the loss sees the policy's own log-probabilities."""
+    batches, score = [], Policy.score
+
+    def better(logprobs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (logprobs > logprobs.gather(1, targets)).sum(1).to(logprobs.dtype)
+
+    def watch(self: Policy, batch: dict, *args, **options) -> tuple:
+        if "importance" not in batch:  # under the policy that sampled
+            batches.append((batch, score(self, batch, also=(better,))[2]))
+        return score(self, batch, *args, **options)
+
+    monkeypatch.setattr(Policy, "score", watch)
+    [record] = run("cuts", num_steps=1, num_generations=5, cuts_top_k=1, cuts_warmup=1)
+    [(batch, ranks)] = batches
+    even, mask = (torch.arange(20) % 5 >= 3)[:, None], batch["mask"].clone()
+    assert (ranks * (mask & even))[:, 0].any()  # the first token
+    mask[:, 0] = False
+    assert (mask & even).any() and not ranks[mask & even].any() and ranks[mask & ~even].any()
+    assert torch.allclose(batch["old_logprobs"], batch["rollout_logprobs"], atol=1e-5)
+    assert record["rollout/importance_mean"] == 1 and record["rollout/num_samples"] == 20
+    rewards = batch["rewards"].view(4, 5)
+    assert record["algo/cuts_reward"] == pytest.approx(rewards[:, 3:].mean().item())
+    assert record["algo/plain_reward"] == pytest.approx(rewards[:, :3].mean().item())
+    plain = batch["mask"] & ~even
+    assert record["rollout/entropy"] == pytest.approx(-batch["rollout_logprobs"][plain].mean().item(), rel=1e-5)
+    [none] = run("cuts", "none", num_steps=1, cuts_ratio=0.3)  # of three
+    [parent] = run("grpo", "parent", num_steps=1)
+    assert none["algo/cuts_reward"] is None and none["policy/loss"] == parent["policy/loss"]
+    [every] = run("cuts", "every", num_steps=1, cuts_ratio=1)
+    assert every["algo/plain_reward"] is None and every["rollout/entropy"] > 0
+
+
+@pytest.mark.skipif("cuts" not in METHODS, reason="no such file yet")
+def test_cuts_is_refused_where_the_policy_alone_is_drawn_from(
+    run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    monkeypatch.setattr(TransformersSampler, "takes_transforms", False)  # as vLLM's
+    with pytest.raises(SystemExit) as stop:
+        run("cuts")
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and error.startswith("error: --cuts-ratio 0.5") and error.endswith("use --backend hf")
+    assert not (tmp_path / "run").exists()
+    run("cuts", num_steps=1, cuts_ratio=0)
