@@ -264,10 +264,7 @@ if __name__ == "__main__":
         # [algo: setup]
         count = int(args.cuts_ratio * args.num_generations)
         if count and not sampler.takes_transforms:
-            raise arguments.InputError(
-                f"--cuts-ratio {args.cuts_ratio} draws from a changed distribution, vLLM from the policy alone; "
-                "use --backend hf"
-            )
+            raise arguments.InputError("--cuts-ratio changes what is drawn from, vLLM's is fixed; use --backend hf")
         stream = ProblemStream(train_problems, args.seed)
         reference = policy.frozen_copy() if args.beta > 0 else None
         extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds

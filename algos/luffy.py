@@ -18,16 +18,15 @@ the policy's own responses. A group in which the policy is never right still has
 be gained. Where all are right, the given one too, nothing is learned.
 
 A trace follows the prompt to the letter: where a chat template opens the reasoning, it has to begin inside. Beyond
-max_response_length it is cut, has no end token and is probably wrong, and a wrong one is pushed down: see
-algo/expert_reward. rollout/*, policy/entropy* and rollout/importance_mean speak of what the policy drew alone; what the
-loss does (policy/approx_kl, policy/trained_token_ratio, tokens/trained) of all tokens. The importance weight of a given
-token is 1, to rounding. On the procedural tasks the trace is one right answer of perhaps several.
+max_response_length it is cut and probably wrong, and a wrong one is pushed down: see algo/expert_reward. rollout/*,
+policy/entropy* and rollout/importance_mean speak of what the policy drew alone; what the loss does (policy/approx_kl,
+policy/trained_token_ratio, tokens/trained) of all tokens. The importance weight of a given token is 1.
 
 Differs from the authors' code:
 - The sum over tokens is divided by L and the number of responses; there by L alone, and clipping of the gradient sets
   the step.
-- Their entropy bonus (0.001) is a mean over tokens; here it is summed like the rest of the loss, and 0 by default.
-- A problem without a trace is refused; there it goes without an expert.
+- Their entropy bonus (0.001) is a mean over tokens; here it is summed like the rest of the loss, and 0 by default. A
+  problem without a trace is refused; there it goes without an expert.
 --beta and --entropy-coef act on given tokens too. --num-expert 0 is dr_grpo.py without a clip. That, not GRPO, is what
 the given response has to be held against: the authors' baseline keeps the clip.
 
@@ -184,10 +183,7 @@ class Args:
 
     def __post_init__(self) -> None:
         if self.num_expert >= self.num_generations:
-            raise arguments.InputError(
-                f"--num-expert {self.num_expert} leaves the policy none of --num-generations {self.num_generations}; "
-                "use fewer"
-            )
+            raise arguments.InputError("--num-expert leaves the policy none of --num-generations; use fewer")
 
     # [/algo]
 

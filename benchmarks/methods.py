@@ -1136,6 +1136,7 @@ METHODS = {
         acts={"min_length": 2},
         binary_rewards=True,
         tried=({"alignment_bonus": 0.3}, {"alignment_bonus": 0.0}, {"min_length": 5}),
+    ),
     "luffy": Method(
         family="data",
         levers={

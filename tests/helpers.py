@@ -99,5 +99,7 @@ def random_samples(num_prompts: int = 4, n: int = 3, vocab: int = 258, seed: int
             )
             # The last group is all right: it has no advantage and so, without other terms, no gradient.
             verdict = Verdict(float(p == num_prompts - 1 or g == p % n), "match", "1")
-            samples.append(Sample(Problem("?", "1+2=3", str(p), "countdown"), prompt, response, "text", verdict))
+            samples.append(
+                Sample(Problem("?", "1+2=3", str(p), "countdown", "1+2=3"), prompt, response, "text", verdict)
+            )
     return samples
