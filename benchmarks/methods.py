@@ -1157,6 +1157,15 @@ METHODS = {
             "sampling": "*half drawn evenly from likely words",
         },
     ),
+    "rlrt": Method(
+        family="token weight",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "token weight": "*tokens of right responses weigh more where a teacher doubts them",
+        },
+    ),
 }
 
 

@@ -7,6 +7,7 @@ A flag that is a number must be finite and 0 or more, unless its class declares 
 
     wrong_reward: Signed = -1.0
     branch_ratio: between(0, 0.5) = 0.25
+    teacher_sign: Sign = 1
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -54,6 +55,7 @@ class Range:
 
 
 Signed = Annotated[float, Range()]  # any finite number
+Sign = Annotated[Literal[1, -1], Range(-1, 1)]  # a direction
 
 
 def between(low: float, high: float) -> type:

@@ -56,6 +56,7 @@ CHOSEN = {
     "aepo": {},  # responses that go on from a beginning
     "prorl": {"reset-every": 3},  # a reference that becomes the policy, after the restart
     "t1": {"reference-share": 0.3},  # a reference that moves by shares
+    "rlrt": {},  # a second scoring pass, over other prompts
 }
 CHOSEN = {name: flags for name, flags in CHOSEN.items() if name in METHODS}
 OTHERS = [name for name in METHODS if name not in CHOSEN]
@@ -466,3 +467,51 @@ def test_cuts_is_refused_where_the_policy_alone_is_drawn_from(
     assert stop.value.code == 2 and error.startswith("error: --cuts-ratio") and error.endswith("use --backend hf")
     assert not (tmp_path / "run").exists()
     run("cuts", num_steps=1, cuts_ratio=0)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Batch, rows and results of every scoring pass; of groups of four two are right, one, all and none."""
+    seen, score = [], Policy.score
+
+    def watch(self: Policy, batch: dict, rows: torch.Tensor | None = None, also: tuple = ()) -> tuple:
+        found = score(self, batch, rows, also)
+        seen.append((batch, rows, *found))
+        return found
+
+    def verify(self: Verifier, problems: list, responses: list[str], first: int = 0) -> list[Verdict]:
+        return [Verdict(float(right), "match", "1") for right in (0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0)]
+
+    monkeypatch.setattr(Policy, "score", watch)
+    monkeypatch.setattr(Verifier, "__call__", verify)
+    return seen
+
+
+def test_rlrt_asks_its_teacher_first(run: Callable, passes: list) -> None:
+    """Over the taught rows alone, and before the pass that keeps its graph; its weights are of what it finds."""
+    [record] = run("rlrt", num_steps=1, num_minibatches=1)
+    (lesson, rows, teacher, _), (batch, kept, old, _) = passes
+    assert rows is None and kept is not None and "rewards" in batch and record["algo/taught_ratio"] == 2 / 16
+    prompts, responses = (
+        [batch[f"{part}_ids"][i][batch[mask][i]].tolist() for i in (1, 3)]
+        for part, mask in (("prompt", "prompt_mask"), ("response", "mask"))
+    )
+    for row in (0, 1):
+        read = lesson["prompt_ids"][row][lesson["prompt_mask"][row]].tolist()
+        assert read == prompts[row] + responses[1 - row] + prompts[row]
+        assert lesson["response_ids"][row][lesson["mask"][row]].tolist() == responses[row]
+    found = batch["teacher_logprobs"][:, : teacher.shape[1]]
+    assert torch.equal(found[[1, 3]], teacher) and not torch.equal(teacher, old[[1, 3], : teacher.shape[1]])
+    others = [0, 2, *range(4, 16)]
+    assert torch.equal(batch["teacher_logprobs"][others], old[others])
+    weight = (old[[1, 3], : teacher.shape[1]] - teacher).exp().clamp(0, 2)[lesson["mask"]]
+    assert record["algo/weight_mean"] == pytest.approx(weight.mean().item(), rel=1e-5)
+
+
+def test_rlrt_without_weight_asks_nobody(run: Callable, passes: list, capsys: pytest.CaptureFixture) -> None:
+    """Then no context has to hold two prompts and two responses."""
+    run("rlrt", num_steps=1, num_minibatches=1, max_response_length=65, teacher_weight=0)
+    assert len(passes) == 1
+    with pytest.raises(SystemExit):
+        run("rlrt", "refused", num_steps=1, max_response_length=65)
+    assert "further tokens" in capsys.readouterr().err
