@@ -35,6 +35,7 @@ LEVERS = {
     "sample weight": "right and wrong responses weigh differently",
     "controller": "feedback from the measured entropy",
     "critic": "how expected reward is learned, token by token",
+    "optimiser": "how the parameters follow the gradient",
 }
 
 
@@ -1146,6 +1147,13 @@ METHODS = {
             "sampling": "*each group holds a given solution",
             "token weight": "*given tokens by a curve of their probability",
         },
+        exercises={
+            "loss": Exercise(
+                "medium",
+                "J: the ratio of drawn tokens, p / (p + gamma) of given ones, by a constant length",
+                "a gradient for tokens that no old policy has drawn",
+            ),
+        },
         tried=({"num_expert": 2}, {"beta": 0.1, "entropy_coef": 0.1}, {"expert_gamma": 0.5}),
     ),
     "cuts": Method(
@@ -1164,6 +1172,23 @@ METHODS = {
             "clip": "0.2 on both sides",
             "averaging": "tokens, then responses",
             "token weight": "*tokens of right responses weigh more where a teacher doubts them",
+        },
+        exercises={
+            "credit": Exercise(
+                "medium",
+                "teachers, and A'_it: GRPO's advantages, in right responses by what a teacher doubts",
+                "a weight between 1 - k and 1 + k that follows two log-probabilities of one token",
+            ),
+        },
+        tried=({"teacher_sign": -1}, {"teacher_weight": 0.0}, {"teacher_clip": 0.2}),
+    ),
+    "gxpo": Method(
+        family="optimiser",
+        levers={
+            "baseline": "group mean, by standard deviation",
+            "clip": "0.2 on both sides",
+            "averaging": "tokens, then responses",
+            "optimiser": "*two steps, a leap ahead, one step",
         },
     ),
 }

@@ -57,6 +57,7 @@ CHOSEN = {
     "prorl": {"reset-every": 3},  # a reference that becomes the policy, after the restart
     "t1": {"reference-share": 0.3},  # a reference that moves by shares
     "rlrt": {},  # a second scoring pass, over other prompts
+    "gxpo": {},  # parameters computed with and written back
 }
 CHOSEN = {name: flags for name, flags in CHOSEN.items() if name in METHODS}
 OTHERS = [name for name in METHODS if name not in CHOSEN]
@@ -515,3 +516,47 @@ def test_rlrt_without_weight_asks_nobody(run: Callable, passes: list, capsys: py
     with pytest.raises(SystemExit):
         run("rlrt", "refused", num_steps=1, max_response_length=65)
     assert "further tokens" in capsys.readouterr().err
+
+
+def test_gxpo_leaps_between_its_second_and_third_step(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From where it was, the share of k times two steps; each pass is scored where the parameters then are."""
+    calls = []
+    for name in ("snapshot", "write", "step", "score"):
+        original = getattr(Policy, name)
+
+        def watched(self, *args, name=name, original=original, **options):
+            result = original(self, *args, **options)
+            calls.append((name, [x.clone() for x in args[0]] if name == "write" else result))
+            return result
+
+        monkeypatch.setattr(Policy, name, watched)
+    records = run("gxpo", num_steps=1, num_minibatches=1, extrapolation=0.25, horizon=3)
+    order = ["score", "snapshot", "step", "snapshot", "score", "step", "snapshot", "write", "score", "step"]
+    assert [name for name, _ in calls] == order
+    (x, y, z), [moved] = ([value for name, value in calls if name == kind] for kind in ("snapshot", "write"))
+    moves, scales = False, []
+    for before, between, after, there in zip(x, y, z, moved, strict=True):
+        one, two = between - before, after - before
+        q = ((two - one) / one).clamp(-2, 3)
+        k = ((1 + q + q * q) / (1 + q)).clamp(1, 2.5).where(one != 0, 1.0)
+        torch.testing.assert_close(there, before + 0.25 * k * two)
+        moves, scales = moves or not torch.equal(there, before), [*scales, k.flatten()]
+    assert moves and records[0]["algo/scale_mean"] == pytest.approx(torch.cat(scales).mean().item(), rel=1e-5)
+    assert records[0]["policy/grad_norm"] == calls[-1][1]  # of the third step
+
+
+def test_gxpo_leaps_no_more_once_a_norm_is_too_large(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third norm is watched, from the third of those on; what follows is GRPO's single step."""
+    norms, step = iter([9.0, 9.0, 1.0] * 2 + [9.0, 9.0, 5.0] + [1.0] * 5), Policy.step
+    monkeypatch.setattr(Policy, "step", lambda self, *args: (step(self, *args), next(norms))[1])
+    records = run("gxpo", num_steps=4)
+    assert next(norms, None) is None  # 3 + 3, 3 + 1, 2, 2
+    assert [record["algo/gate_z"] is None for record in records] == [True, False, True, True]
+    assert [record["algo/scale_mean"] is None for record in records] == [False, False, True, True]
+
+
+def test_gxpo_without_leaps_is_grpo(run: Callable, tmp_path: Path) -> None:
+    [none], [parent] = run("gxpo", "none", num_steps=1, extrapolation=0), run("grpo", "parent", num_steps=1)
+    assert none["algo/scale_mean"] is None and none["policy/grad_norm"] == parent["policy/grad_norm"]
+    ours, theirs = weights(tmp_path / "none", 1), weights(tmp_path / "parent", 1)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)

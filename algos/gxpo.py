@@ -1,0 +1,350 @@
+"""GXPO: two steps to see where the optimiser is heading, a leap part of the way there, and one true step to correct it.
+
+Parent: grpo.py
+Paper: Gradient Extrapolation-Based Policy Optimization (Swapnil et al., arXiv 2605.06755), later called PrePO. On each
+minibatch of GRPO's loss the optimiser steps twice, from x to v to w, and then, by parameter, horizon h, extrapolation
+a:
+
+    q    = clip((w - v) / (v - x), -2, 3)
+    k    = clip(sum_(j < h) q^j / (1 + q), 1, h/2 + 1)         what h steps are in units of the two
+    x    <- x + a k (w - x)
+
+From there the third step is taken. q is 0 where |v - x| < 1e-12, k is 1 at q = -1. On a quadratic with a diagonal
+Hessian and plain gradient steps, a = 1 is where h steps lead. From the third such step on, a gradient norm --gate
+deviations above its running mean ends the leaps for good. A minibatch without a mixed group is one plain step.
+
+The authors' code (SwapniL-afk-now/final-gxpo) has several versions. Chosen: h, a and omega of its README; q by what the
+optimiser did; a gate on the norm, upwards alone, at 3 (a later default); Adam's moments and count stay. Not chosen: q
+from raw gradients (README, paper) or clipped ones; none below 1e-8, or 1e-3 of the mean size; moments set back after
+two steps (a later default); old probabilities anew for steps two and three (README); a gate at 0.5 on both sides
+(README), over a window, on the cosine or entropy. All parameters learn (paper: LoRA). Three passes a minibatch: compare
+it with grpo.py --update-epochs 3. Five more copies of the parameters. --extrapolation 0 is grpo.py.
+
+    python algos/gxpo.py
+    python algos/gxpo.py --model Qwen/Qwen2.5-1.5B-Instruct --task problems.jsonl --beta 0.001 --learning-rate 1e-7
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
+from common.evaluate import evaluate
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
+from common.run import Run
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 100
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+    dry_run: bool = False
+    """check flags and paths, print the plan, load and write nothing"""
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
+    enable_thinking: bool | None = None
+    """a chat template's thinking switch (Qwen3); by default the template's own"""
+    max_prompt_length: int = 0
+    """in tokens; problems with longer prompts are left out and counted; 0: no limit"""
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """hf samples with the trained model itself, vllm with an engine beside it; auto is vllm on cuda if installed"""
+    vllm_tensor_parallel_size: int = 1
+    """processes per engine, under torchrun"""
+    vllm_gpu_memory_utilization: float = 0.35
+    """share of the GPU's memory that vLLM takes while it samples"""
+    importance_cap: float = 2.0
+    """of the weights on tokens that vLLM sampled, whose probabilities are not quite the trainer's; 0: no weights"""
+    num_prompts: int = 48
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    gradient_checkpointing: bool = False
+    """run each layer again in the backward pass: less memory, a third more time"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state on the CPU but for its steps"""
+    compile: bool = False
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 50
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
+
+    # [algo: args]
+    clip_ratio_low: float = 0.2
+    """eps below 1 (TRL: epsilon)"""
+    clip_ratio_high: float = 0.2
+    """eps above 1 (TRL: epsilon_high)"""
+    beta: float = 0.0
+    """weight of the KL to the initial policy (verl: kl_loss_coef); 0: no reference model"""
+    entropy_coef: float = 0.0
+    """weight of an entropy bonus (verl: entropy_coeff); 0: none"""
+    extrapolation: float = 0.5
+    """share of the predicted way that is leapt (alpha); 0: no leaps"""
+    horizon: int = 5
+    """steps that are predicted (K)"""
+    gate: float = 3.0
+    """standard deviations above its mean at which a gradient norm ends the leaps (tau; README: 0.5); 0: never"""
+    gate_decay: arguments.between(0, 1) = 0.1
+    """weight of the newest norm in mean and variance (omega)"""
+
+    def __post_init__(self) -> None:
+        if self.horizon < 2:
+            raise arguments.InputError(f"--horizon {self.horizon} is less than the two steps that are seen; use more")
+
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): each reward standardised inside its group, on every response token."""
+    rewards = batch["rewards"].view(-1, args.num_generations)  # (P, G)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
+    # Said outright: the mean of equal numbers can round, and 1e-6 would blow the rest up.
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    batch["loss_mask"] = batch["mask"]
+    batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
+    return {}
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask = mb["advantages"], mb["loss_mask"]
+    ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
+    clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
+    token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    if args.beta > 0:
+        log_ref_ratio = (mb["ref_logprobs"] - logprobs).clamp(-20, 20)
+        token_loss = token_loss + args.beta * (log_ref_ratio.exp() - log_ref_ratio - 1)
+    token_loss = token_loss - args.entropy_coef * entropy
+    loss = ((token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()  # tokens of a response, then responses
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    return loss, {
+        "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
+        "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
+    }
+
+
+def lead(x: Tensor, v: Tensor, w: Tensor, args: Args) -> Tensor:
+    """k of the head docstring, from parameters before, between and after two steps."""
+    q = torch.where((v - x).abs() < 1e-12, 0.0, (w - v) / (v - x)).clamp(-2, 3)
+    total = sum(q**j for j in range(args.horizon))
+    return torch.where(q == -1, 1.0, total / (1 + q)).clamp(1, args.horizon / 2 + 1)
+
+
+def watch(norm: float, args: Args, state: dict, leaps: bool = True) -> float:
+    """How far a gradient norm stands above its running mean, in standard deviations; too far ends the leaps."""
+    mean, var, count = state.get("gate_mean", 1.0), state.get("gate_var", 1.0), state.get("gate_count", 0)
+    if not leaps or not norm < torch.inf:  # a plain step, or one that was not made
+        return torch.nan
+    d, above = args.gate_decay, (norm - mean) / var**0.5 if count >= 2 else torch.nan
+    state |= {"gate_mean": mean + d * (norm - mean), "gate_var": max(1e-4, (1 - d) * var + d * (norm - mean) ** 2)}
+    state |= {"gate_count": count + 1, "off": int(0 < args.gate <= above)}
+    return above
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        if args.dry_run:
+            run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
+        )
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
+        limits = args.max_prompt_length, args.max_response_length
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
+        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        verifier = Verifier(args.reward_mode, args.seed)
+        # [algo: setup]
+        from common import ranks
+
+        stream = ProblemStream(train_problems, args.seed)
+        reference = policy.frozen_copy() if args.beta > 0 else None
+        extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    if run.evaluates(0):
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = basics.Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(basics.random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        samples = draw(stream.take(args.num_prompts), timer=timer, seed=basics.random_seed(args.seed, step))
+        metrics = rollout.metrics(samples, args.num_generations)
+        # [/algo]
+        batch = make_batch(samples)
+        if step == run.first_step:
+            run.show_first_step(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, sampled_by = [], policy.updates
+        with timer("update"):
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                leaps = args.extrapolation > 0 and not run.state.get("off") and bool((mb["advantages"] != 0).any())
+                points, mean_scale = [], torch.nan
+                for _ in range(3 if leaps else 1):
+                    points += [policy.snapshot()] if leaps else []
+                    if len(points) == 3:
+                        ahead = [lead(*each, args) for each in zip(*points, strict=True)]
+                        way = zip(points[0], ahead, points[2], strict=True)
+                        policy.write([x + args.extrapolation * k * (w - x) for x, k, w in way])
+                        sums = torch.tensor([[k.sum().item(), k.numel()] for k in ahead], dtype=torch.float64).sum(0)
+                        mean_scale = torch.div(*ranks.sum_of(sums, policy.device)).item()
+                    if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                        logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                    else:
+                        logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                    inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                    loss, stats = policy_loss(*inputs, mb, args)
+                    grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                    policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                    grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                stats |= {"algo/scale_mean": mean_scale, "algo/gate_z": watch(grad_norm, args, run.state, leaps)}
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
+            metrics |= measure()
+        # [algo: end]
+        # [/algo]
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.saves(step):
+            run.save(step)
+    run.finish()
