@@ -15,10 +15,10 @@ deviations above its running mean ends the leaps for good. A minibatch without a
 
 The authors' code (SwapniL-afk-now/final-gxpo) has several versions. Chosen: h, a and omega of its README; q by what the
 optimiser did; a gate on the norm, upwards alone, at 3 (a later default); Adam's moments and count stay. Not chosen: q
-from raw gradients (README, paper) or clipped ones; none below 1e-8, or 1e-3 of the mean size; moments set back after
-two steps (a later default); old probabilities anew for steps two and three (README); a gate at 0.5 on both sides
-(README), over a window, on the cosine or entropy. All parameters learn (paper: LoRA). Three passes a minibatch: compare
-it with grpo.py --update-epochs 3. Five more copies of the parameters. --extrapolation 0 is grpo.py.
+from raw gradients (README, paper) or clipped ones; a floor of 1e-8; moments set back after two steps (a later default);
+old probabilities anew for steps two and three (README); a gate at 0.5 on both sides (README), over a window, on the
+cosine or entropy. Differs from the paper: all parameters learn (there LoRA). Three passes a minibatch: compare it with
+grpo.py --update-epochs 3. Five more copies of the parameters. --extrapolation 0 is grpo.py.
 
     python algos/gxpo.py
     python algos/gxpo.py --model Qwen/Qwen2.5-1.5B-Instruct --task problems.jsonl --beta 0.001 --learning-rate 1e-7

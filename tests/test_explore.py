@@ -220,7 +220,8 @@ def walked(name: str, **options) -> tuple:
     samples = random_samples(8)
     names = explore.scene(module, args, tiny_policy(learning_rate=0.03), 1, {}, [sample.problem for sample in samples])
     explore.play("setup", names)
-    batch = names["batch"] = make_batch(samples)
+    batch, names["samples"] = make_batch(samples), samples
+    names["batch"] = batch
     batch |= entropy_slopes(names["policy"], batch)
     explore.play("score", names)
     batch["importance"] = torch.ones_like(batch["old_logprobs"])

@@ -158,6 +158,7 @@ def random_batch(kind: Kind, seed: int) -> tuple[dict, Tensor, Tensor]:
         "state_mean": 0.3 * normal(),
         "proxy_gain": 0.5 * uniform(),
         "rollout_logprobs": logprobs - 0.1 * normal(),
+        "teacher_logprobs": logprobs - 0.5 * normal(),
     }
     if not kind.noise:
         values, logprobs, entropy = {k: v * mask for k, v in values.items()}, logprobs * mask, entropy * mask

@@ -144,6 +144,7 @@ def scene(module: ModuleType, args: object, policy: Policy, step: int, state: di
     found |= {"run": SimpleNamespace(state=state), "sampler": actor.sampler, "verifier": actor.verifier}
     found["columns"] = args.prompt_column, args.answer_column, args.trace_column
     found["limits"] = args.max_prompt_length, args.max_response_length
+    found["longest"] = found["limits"][1]  # the step's prompts are those that the run has read
     found["engine"] = policy.context_length, 1, 0.0
     found["draw"] = partial(sample_groups, sampler=actor.sampler, verifier=actor.verifier, **sizes)
     return vars(module) | found
