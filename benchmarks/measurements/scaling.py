@@ -220,13 +220,13 @@ class Shape:
         """Layers, embedding, head, last norm."""
         return self.layers * self.layer_parameters() + (2 - self.tied) * self.vocabulary * self.hidden + self.hidden
 
-    def layer_bytes(self, sharded: bool) -> int:
+    def layer_bytes(self) -> int:
         """What one layer keeps of a token for its backward pass: norms in float32, attention, the gated layer.
 
-        Autocast, which one process uses, keeps the residual stream in float32 too. tests/test_benchmarks.py counts it.
+        tests/test_benchmarks.py counts it, for one process and for a rank of several.
         """
         attention = (self.heads + 2 * self.kv_heads) * self.head_width
-        return (18 if sharded else 28) * self.hidden + COMPUTE * (attention + 4 * self.intermediate)
+        return 18 * self.hidden + COMPUTE * (attention + 4 * self.intermediate)
 
 
 @dataclass
@@ -268,12 +268,12 @@ def memory_per_rank(job: Job) -> dict[str, float]:
     head = shape.vocabulary * shape.hidden
     sequences = job.rows * job.tensor_parallel / job.ranks
     cache = 2 * shape.layers * shape.kv_heads * shape.head_width * COMPUTE / job.tensor_parallel
-    kept = shape.layers * shape.layer_bytes(sharded)
+    kept = shape.layers * shape.layer_bytes()
     if job.gradient_checkpointing:  # each layer's input, and everything of one layer while it runs again
-        kept = shape.layers * shape.hidden * (COMPUTE if sharded else MASTER) + shape.layer_bytes(sharded)
+        kept = shape.layers * shape.hidden * COMPUTE + shape.layer_bytes()
     parts = {
         "shards": BYTES_PER_PARAMETER * count / job.ranks,
-        # This layer and the next, gathered; the gradient of one, in both precisions. Or autocast's copy of all.
+        # This layer and the next, gathered; the gradient of one, in both precisions. Or a rounded copy of all.
         "layers": (2 * COMPUTE + COMPUTE + MASTER) * shape.layer_parameters() if sharded else COMPUTE * count,
         # Embedding and head stay gathered for the whole pass; the gradient of both, the head's in float32 too.
         "root": (2 * COMPUTE + 2 * COMPUTE + MASTER) * head if sharded else COMPUTE * head,
