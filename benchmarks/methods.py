@@ -1191,6 +1191,61 @@ METHODS = {
             "optimiser": "*two steps, a leap ahead, one step",
         },
     ),
+    "sent": Method(
+        family="penalty",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "*0.2 on both sides",
+            "averaging": "tokens",
+            "sampling": "*mixed groups only, easy problems first",
+            "covariance": "*the largest among sure tokens",
+            "penalty": "*a KL to the initial policy on sure tokens, in two tiers",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "S, Cov over S, F, and J with b_j k3_j: two selections by stable sorts, one inside the other",
+                "selections through which no gradient passes, and a penalty that depends on both",
+            ),
+            "credit": SAME_CREDIT,
+        },
+        acts={"cov_ratio": 0.3},
+        tried=(
+            {"beta": 0.0, "cov_beta": 0.0},
+            {"cov_ratio": 0.3, "beta": 0.3, "cov_beta": 0.0},
+            {"low_entropy_ratio": 0.4, "cov_ratio": 0.5, "cov_beta": 0.5},
+            {"clip_ratio_high": 0.4},
+        ),
+        needs_spread=True,  # as in KL-Cov
+        masks={"high": "h"},
+        statuses={"h": "sure, and of the largest covariances among sure tokens: held by the larger KL"},
+    ),
+    "advanced": Method(
+        family="controller",
+        levers={
+            "baseline": "as GRPO",
+            "clip": "none",
+            "averaging": "tokens",
+            "sampling": "*mixed groups only, easy problems first",
+            "covariance": "the largest",
+            "penalty": "|log-ratio| of those",
+            "controller": "*likely tokens follow the entropy's distance from a target",
+        },
+        exercises={
+            "loss": Exercise(
+                "hard",
+                "J: kl_cov.py's loss, less alpha times the mean of r_j |A_j| over likely tokens",
+                "two levers on one loss, which may pull in opposite directions",
+            ),
+            "credit": Exercise(
+                "hard", "A, alpha of the controller, the penalty's weight", "three memories in one step"
+            ),
+        },
+        acts={"kl_cov_ratio": 0.2, "high_prob_threshold": 0.6},
+        tried=({"kp": 0.0, "ki": 0.0}, {"kl_cov_anneal": True}, {"target_entropy": 1.0, "ki": 0.5}),
+        needs_spread=True,  # as in KL-Cov
+        masks={"selected": "h"},
+    ),
 }
 
 

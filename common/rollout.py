@@ -11,15 +11,16 @@ Samples come prompt-major: response `g` to problem `p` is `samples[p * n + g]`.
 import copy
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from common import InputError, ranks
-from common.basics import Timer, warn_once
+from common.basics import Timer, random_seed, warn_once
 from common.batch import Response, Sample, token_batch
 from common.hf import Transform, TransformersSampler
 from common.metrics import mean
@@ -236,6 +237,37 @@ def sample_mixed_groups(
     groups = mixed[:num_prompts]
     samples = [sample for group in groups for sample in group] or sampled[: num_prompts * n]
     return samples, metrics(sampled, n, rounds, len(groups) / num_prompts)
+
+
+def easy_first(
+    problems: Sequence[Problem],
+    sampler: "TransformersSampler | VllmSampler",
+    verifier: Verifier,
+    args: Any,
+    n: int,
+    by: Literal["entropy", "accuracy"],
+) -> dict[str, list[int] | int]:
+    """Sample n responses to each problem: `order`, the problems' places from the easiest to the hardest, and
+    `curriculum_tokens`, how many were drawn for it.
+
+    By "entropy" a problem is as hard as its answers disagree: the entropy of their frequencies, a response without an
+    answer being alone. By "accuracy" it is as hard as its rewards are low. Equals keep their order.
+    """
+    if n == 1 and by == "entropy":
+        warn_once("--curriculum-samples 1 knows no disagreement: the order stays as drawn")
+    ranks.say(f"curriculum: sampling {len(problems):,} problems {n} times each before the first step")
+    sizes = {"n": n, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    samples = sample_groups(problems, sampler, verifier, Timer(), **sizes, seed=random_seed(args.seed, 0))
+    sampler.rest()
+    hardness = []
+    for first in range(0, len(samples), n):
+        verdicts = [sample.verdict for sample in samples[first : first + n]]
+        clusters = Counter(i if verdict.answer is None else verdict.answer for i, verdict in enumerate(verdicts))
+        # In the order of their sizes: the same sizes give the same sum, to the last digit.
+        entropy = -sum(size / n * math.log(size / n) for size in sorted(clusters.values()))
+        hardness.append(entropy if by == "entropy" else -sum(verdict.reward for verdict in verdicts))
+    order = sorted(range(len(problems)), key=hardness.__getitem__)
+    return {"order": order, "curriculum_tokens": sum(len(sample.response.token_ids) for sample in samples)}
 
 
 def sampled_entropy(samples: list[Sample]) -> float:

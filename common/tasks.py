@@ -5,6 +5,7 @@ procedural (common/procedural.py), a local file (files.py), a data set of the hu
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,17 +143,27 @@ def read_problems(
 
 
 class ProblemStream:
-    """Problems without end, each epoch in a new order. `cursor`, how many were taken, is all its state."""
+    """Problems without end, each epoch in a new order. `cursor`, how many were taken, is all its state.
+
+    A method may `reorder` the beginning, once, before anything is taken: it keeps that order itself.
+    """
 
     def __init__(self, problems: list[Problem], seed: int):
         self.problems = problems
         self.seed = seed
         self.cursor = 0
+        self._first: list[Problem] = []  # reordered ones
         self._epoch, self._order = -1, []  # drawn once an epoch: of a large set it takes a while
 
+    def reorder(self, order: Sequence[int]) -> None:
+        """Give the first len(order) problems another order, in which the i-th is the one that was at `order[i]`."""
+        usual = ProblemStream(self.problems, self.seed).take(len(order))
+        self._first = [usual[i] for i in order]
+
     def take(self, n: int) -> list[Problem]:
-        """The next n problems; the order of epoch e is a function of (seed, e)."""
-        taken = []
+        """The next n problems; the order of epoch e is a function of (seed, e), but for what `reorder` has changed."""
+        taken = self._first[self.cursor : self.cursor + n]
+        self.cursor += len(taken)
         while len(taken) < n:
             epoch, start = divmod(self.cursor, len(self.problems))
             if epoch != self._epoch:

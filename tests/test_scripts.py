@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import runpy
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import common.records
+import common.rollout
 import common.tasks
 from common.batch import Response
 from common.hf import TransformersSampler
@@ -58,6 +60,7 @@ CHOSEN = {
     "t1": {"reference-share": 0.3},  # a reference that moves by shares
     "rlrt": {},  # a second scoring pass, over other prompts
     "gxpo": {},  # parameters computed with and written back
+    "sent": {},  # an order of problems that is found before the first step, and an optimiser that is cleared
 }
 CHOSEN = {name: flags for name, flags in CHOSEN.items() if name in METHODS}
 OTHERS = [name for name in METHODS if name not in CHOSEN]
@@ -116,8 +119,9 @@ def test_script_trains_and_resumes_to_the_bit(name: str, run: Callable, tmp_path
     assert_metrics(name, records)
     end = weights(tmp_path / "whole", 4)
     assert has_moved(tiny_checkpoint, end)
-    run(name, "halves", num_steps=2, **CHOSEN[name])
-    resumed = run(name, "halves", resume=tmp_path / "halves", num_steps=4)
+    shutil.copytree(tmp_path / "whole", tmp_path / "halves")
+    shutil.rmtree(tmp_path / "halves" / "checkpoints" / "step-000004")  # as if it had been stopped after the second
+    resumed = run(name, "halves", resume=tmp_path / "halves")
     again = weights(tmp_path / "halves", 4)
     assert all(torch.equal(end[key], again[key]) for key in end)
     for one, other in zip(records, resumed, strict=True):
@@ -560,3 +564,36 @@ def test_gxpo_without_leaps_is_grpo(run: Callable, tmp_path: Path) -> None:
     assert none["algo/scale_mean"] is None and none["policy/grad_norm"] == parent["policy/grad_norm"]
     ours, theirs = weights(tmp_path / "none", 1), weights(tmp_path / "parent", 1)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", [name for name in ("sent", "advanced") if name in METHODS])
+def test_a_curriculum_comes_before_the_first_step(
+    name: str, run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The stream's first problems in an order that is measured once; the optimiser is cleared between stages."""
+    asked, cleared = [], []
+    sample, reset = common.rollout.sample_groups, Policy.reset_optimizer
+
+    def watch(problems: list, sampler, verifier, timer, n: int, **options) -> list:
+        asked.append([problem.id for problem in problems])
+        return sample(problems, sampler, verifier, timer, n, **options)
+
+    monkeypatch.setattr(common.rollout, "sample_groups", watch)
+    monkeypatch.setattr(Policy, "reset_optimizer", lambda self: cleared.append(self.updates) or reset(self))
+    run(name, "plain", curriculum_samples=0, max_resample=0)
+    plain = [problem for problems in asked for problem in problems]
+    assert len(asked) == 4 and not cleared
+    asked.clear()
+    records = run(name, max_resample=0, stages=3)  # of four steps: after the first and the second
+    order = torch.load(tmp_path / "run" / "checkpoints" / "step-000004" / "training_state.pt")["state"]["order"]
+    assert asked[0] == plain and order != sorted(order) == list(range(16))
+    assert [problem for problems in asked[1:] for problem in problems] == [plain[i] for i in order]
+    assert cleared == [2, 4]
+    if name == "sent":
+        tokens = [record["algo/curriculum_tokens"] for record in records]
+        assert tokens[0] > 32 and tokens[1:] == [None] * 3
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000004")
+    del asked[:]
+    run(name, resume=tmp_path / "run", num_steps=5)
+    taken = [problem for problems in asked for problem in problems]
+    assert len(asked) == 3 and taken[:8] == [plain[i] for i in order[8:]] and not set(taken[8:]) & set(plain)

@@ -751,6 +751,19 @@ def test_an_order_is_drawn_once_an_epoch(monkeypatch):
     assert [problem for _ in range(20) for problem in stream.take(7)] == first and len(drawn) == 4
 
 
+@pytest.mark.parametrize("cursor", [0, 3, 5, 10])
+def test_the_beginning_of_a_stream_in_another_order(cursor):
+    """It may reach into a second epoch; what follows is as it was."""
+    usual, order = ProblemStream(numbered(7), 1).take(30), [9, 0, 3, 1, 8, 2, 7, 5, 4, 6]
+    stream = ProblemStream(numbered(7), 1)
+    stream.take(3)  # what was taken before does not matter
+    stream.reorder(order)
+    stream.cursor = cursor
+    expected = [usual[i] for i in order] + usual[10:]
+    assert [p for n in (2, 7, 0, 1, 8) for p in stream.take(n)] == expected[cursor : cursor + 18]
+    assert stream.cursor == cursor + 18
+
+
 # --- Prompt templates -------------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,8 @@ def scene(module: ModuleType, args: object, policy: Policy, step: int, state: di
     actor = Actor(policy, verifier=Verifier(args.reward_mode, args.seed))
     sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
     found = {"args": args, "policy": policy, "step": step, "train_problems": train_problems, "timer": Timer()}
-    found |= {"run": SimpleNamespace(state=state), "sampler": actor.sampler, "verifier": actor.verifier}
+    run = SimpleNamespace(state=state, checkpoint=Path())  # not None: nothing is measured as before a first step
+    found |= {"run": run, "sampler": actor.sampler, "verifier": actor.verifier}
     found["columns"] = args.prompt_column, args.answer_column, args.trace_column
     found["limits"] = args.max_prompt_length, args.max_response_length
     found["longest"] = found["limits"][1]  # the step's prompts are those that the run has read

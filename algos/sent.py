@@ -1,0 +1,350 @@
+"""SENT: problems come easy first, and sure tokens are held to the initial policy, those of high covariance more.
+
+Parent: dapo.py
+Paper: SENT (arXiv 2512.04359), by notes on it, which lack the weights of the KL: those are reconstructed. With A_j, r_j
+and k3_j as in GRPO, over the N tokens of a minibatch, l_j and H_j of the current policy:
+
+    S     = the floor(rho N) tokens of smallest H_j
+    Cov_j = (l_j - mean l) (A_j - mean A)                                                                  means over S
+    F     = the floor(kappa |S|) tokens of largest Cov_j in S
+    J     = 1/N sum_j [ min(r_j A_j, clip(r_j, 1-eps_low, 1+eps_high) A_j) - b_j k3_j ]
+    b_j   = beta_high    if j in F
+            beta_low    if j in S, j not in F
+
+Other tokens are free. rho is --low-entropy-ratio, kappa --cov-ratio, beta_low --beta and beta_high --cov-beta. If both
+are equal this is a KL on four tokens in five, the control for the tiers; another is --random-selection, by which F is
+drawn from S. Where floor(kappa |S|) is 0 there is no upper tier, and no algo/high_kl.
+
+The curriculum: the first num_steps * num_prompts problems are sampled --curriculum-samples times by the initial policy
+and sorted by the entropy of their answers' frequencies (seed_grpo.py). That is also an order by difficulty:
+--curriculum-by accuracy is the control, --curriculum-samples 0 leaves it as drawn. After steps floor(num_steps k /
+stages) the optimiser is cleared. The order is a function of seed and data and part of each checkpoint; a run resumed
+with more steps goes on unsorted. Resampling uses it up early.
+
+Differs from the authors' code (zldscr0/SENT): there the leash is |l - l_old|, on the two tails of Cov, 2e-4 of S each,
+beside a KL of 1e-3 on all tokens, without a clip; and an integer mask used as an index gives tokens the advantages of
+others. Here tiers, KL and clip are the paper's, the weights have the code's ratio of 4. From dapo.py besides: no charge
+for length, and a clip of 0.2 on both sides.
+
+    python algos/sent.py
+    python algos/sent.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-minibatches 2 \
+        --max-response-length 2048 --beta 1e-3 --cov-beta 4e-3 --learning-rate 1e-6
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve a second process
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, find common/
+
+import torch
+from torch import Tensor
+
+from common import arguments, basics, rollout
+from common.batch import importance_weights, make_batch, minibatches
+from common.evaluate import evaluate
+from common.loading import policy_from_args
+from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
+from common.run import Run
+from common.tasks import ProblemStream, load_problems
+from common.verifier import Verifier
+
+# Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
+# tensor speaks of response token t of row b. The batch, one dict:
+#   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
+#   mask (B, T) bool          response tokens, the end token included
+#   rewards (B,)              the verifier's 0/1
+#   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
+#   truncated (B,) bool       cut off at max_response_length
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   entropy (B, T)            nats, whole vocabulary, same policy and temperature
+#   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
+#   ref_logprobs (B, T)       under the reference, only if beta > 0
+#   importance (B, T)         weight of each token's gradient, 1 unless an engine of its own sampled
+#   problems, responses, answers      the Problem of each row; decoded text; the extracted answer or None
+#   advantages (B, T), loss_mask (B, T)                          written by assign_credit, which may add numbers too
+# `state` is the algorithm's own memory: numbers, strings and lists of them, saved with every checkpoint.
+
+
+# --- 1. Arguments -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Args:
+    # Run
+    seed: int = 1
+    num_steps: int = 100
+    """training steps: rollouts, each followed by update_epochs * num_minibatches optimiser steps"""
+    output_dir: str | None = None
+    """run directory; by default runs/<algorithm>-<task>-s<seed>-<time>"""
+    resume: str | None = None
+    """a run directory to go on from, with its own flags as defaults"""
+    save_every: int = 50
+    """steps between checkpoints; 0: only at the end and when interrupted"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    track: bool = False
+    """also log to Weights & Biases, offline without an account"""
+    wandb_project_name: str = "entropy"
+    dry_run: bool = False
+    """check flags and paths, print the plan, load and write nothing"""
+
+    # Model and task
+    model: str | None = None
+    """directory or hub id of a causal language model; by default the embedded one"""
+    task: str = "countdown"
+    """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
+    prompt_column: str | None = None
+    answer_column: str | None = None
+    trace_column: str | None = None
+    """of worked solutions, for methods that learn from them"""
+    prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
+    """how a question is put: as it is, as a chat message, or in the words of a paper"""
+    enable_thinking: bool | None = None
+    """a chat template's thinking switch (Qwen3); by default the template's own"""
+    max_prompt_length: int = 0
+    """in tokens; problems with longer prompts are left out and counted; 0: no limit"""
+    reward_mode: Literal["verifier", "random"] = "verifier"
+    """random: a coin toss instead of the reward, as a control"""
+
+    # Sampling
+    backend: str = "auto"
+    """hf samples with the trained model itself, vllm with an engine beside it; auto is vllm on cuda if installed"""
+    vllm_tensor_parallel_size: int = 1
+    """processes per engine, under torchrun"""
+    vllm_gpu_memory_utilization: float = 0.35
+    """share of the GPU's memory that vLLM takes while it samples"""
+    importance_cap: float = 2.0
+    """of the weights on tokens that vLLM sampled, whose probabilities are not quite the trainer's; 0: no weights"""
+    num_prompts: int = 48
+    """prompts per step (P)"""
+    num_generations: int = 8
+    """responses per prompt (G)"""
+    max_response_length: int = 24
+    temperature: float = 1.0
+    """of sampling, and of every log-probability and entropy here"""
+
+    # Optimisation
+    learning_rate: float = 1e-4
+    """of AdamW; 1e-6 is usual for models of a billion parameters and more"""
+    warmup_steps: int = 5
+    """training steps over which the learning rate rises linearly; constant afterwards"""
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    update_epochs: int = 1
+    """passes over each batch"""
+    num_minibatches: int = 4
+    """optimiser steps per pass; 1 is strictly on-policy"""
+    minibatch_split: Literal["groups", "rows", "balanced"] = "groups"
+    """whole groups at random; as controls, each group's rows spread over minibatches, or groups dealt by success"""
+    micro_batch_tokens: int = 16384
+    """most tokens in one forward pass: memory only, never the result"""
+    packing: bool = False
+    """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    gradient_checkpointing: bool = False
+    """run each layer again in the backward pass: less memory, a third more time"""
+    offload_optimizer: bool = False
+    """keep the optimiser's state on the CPU but for its steps"""
+    compile: bool = False
+    """torch.compile of layers and vocabulary; meant for CUDA, and takes a minute at the start"""
+
+    # Evaluation
+    eval_task: str | None = None
+    """by default problems held out from task"""
+    eval_every: int = 50
+    """steps between evaluations, which also come before the first step and at the end; 0: none"""
+    eval_problems: int = 64
+    eval_samples: int = 32
+    """responses per evaluation problem (n of avg@n, largest k of pass@k)"""
+    polarity: bool = False
+    """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
+
+    # [algo: args]
+    clip_ratio_low: float = 0.2
+    """eps below 1 (TRL: epsilon)"""
+    clip_ratio_high: float = 0.2
+    """eps above 1 (TRL: epsilon_high)"""
+    max_resample: int = 9
+    """further rounds of sampling a step to replace groups without spread; 0: keep every group"""
+    low_entropy_ratio: arguments.between(0, 1) = 0.8
+    """share of a minibatch's tokens, the surest ones, that is held (rho); 0: none"""
+    cov_ratio: arguments.between(0, 1) = 0.02
+    """share of those, by covariance, that is held by cov_beta (kappa; authors' code: 2e-4); 0: none"""
+    beta: float = 0.01
+    """weight of the KL to the initial policy on the other sure tokens (larger models: 1e-3); 0: none"""
+    cov_beta: float = 0.04
+    """the same on those of high covariance; with beta 0 too: no reference model"""
+    curriculum_samples: int = 4
+    """responses to each problem, before the first step, that the order is made of; 0: no curriculum"""
+    curriculum_by: Literal["entropy", "accuracy"] = "entropy"
+    """what comes first: problems whose answers agree, or those that are solved more often"""
+    stages: int = 2
+    """parts of the curriculum between which the optimiser is cleared; 1: never"""
+    random_selection: bool = False
+    """a control: as many of the sure tokens are held by cov_beta, drawn at random"""
+    # [/algo]
+
+
+# --- 2. Credit: rewards -> advantages, once a step --------------------------------------------------------------------
+
+
+# [algo: credit]
+def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
+    """Write `advantages` and `loss_mask` (B, T): each reward standardised inside its group, on every response token."""
+    rewards = batch["rewards"].view(-1, args.num_generations)  # (P, G)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
+    # Said outright: the mean of equal numbers can round, and 1e-6 would blow the rest up.
+    scaled[rewards.amax(1) == rewards.amin(1)] = 0.0
+    batch["loss_mask"] = batch["mask"]
+    batch["advantages"] = scaled.view(-1, 1) * batch["mask"]
+    return {"algo/curriculum_tokens": state.pop("curriculum_tokens", torch.nan)}  # of before the first step
+
+
+# [/algo]
+
+
+# --- 3. Loss: log-probabilities and entropies of one minibatch -> scalar ----------------------------------------------
+
+
+# [algo: loss]
+def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tuple[Tensor, dict[str, float]]:
+    """-J of the head docstring over a minibatch of whole groups; logprobs and entropy (B, T) carry the gradient."""
+    advantages, mask = mb["advantages"], mb["loss_mask"]
+    ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
+    clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
+    token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    values, num_low = logprobs.detach(), int(args.low_entropy_ratio * mask.sum().item())
+    order = entropy.detach().masked_fill(~mask, torch.inf).flatten().argsort(stable=True)
+    low = torch.zeros_like(mask).flatten().index_fill(0, order[:num_low], True).view(mask.shape)  # S
+    cov = (values - values[low].mean()) * (advantages - advantages[low].mean())
+    cov = torch.rand_like(cov) if args.random_selection else cov
+    order = cov.masked_fill(~low, -torch.inf).flatten().argsort(descending=True, stable=True)
+    high = torch.zeros_like(mask).flatten().index_fill(0, order[: int(args.cov_ratio * num_low)], True).view(mask.shape)
+    low, k3 = low & ~high, torch.full_like(values, torch.nan)
+    if args.beta > 0 or args.cov_beta > 0:
+        log_ref_ratio = (mb["ref_logprobs"] - logprobs).clamp(-20, 20)
+        k3 = log_ref_ratio.exp() - log_ref_ratio - 1
+        token_loss = token_loss + args.beta * k3 * low + args.cov_beta * k3 * high
+    loss = (token_loss * mask).sum() / mask.sum().clamp(min=1)  # all tokens weigh the same
+    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
+    return loss, {
+        "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
+        "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
+        "algo/low_kl": k3.detach()[low].mean().item(),
+        "algo/high_kl": k3.detach()[high].mean().item(),
+        "algo/selected_negative_ratio": (advantages[high] < 0).to(advantages.dtype).mean().item(),
+    }
+
+
+# [/algo]
+
+
+if __name__ == "__main__":
+    # --- 4. Setup -----------------------------------------------------------------------------------------------------
+    with arguments.exit_on_bad_input():
+        args = arguments.parse_args(Args)
+        run = Run(Path(__file__).stem, args)
+        if args.dry_run:
+            run.show_plan()
+        columns = args.prompt_column, args.answer_column, args.trace_column
+        train_problems, eval_problems = load_problems(
+            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
+        )
+        run.check_data(train_problems, eval_problems)
+        policy = policy_from_args(args, run.checkpoint)
+        limits = args.max_prompt_length, args.max_response_length
+        train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
+        eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
+        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        verifier = Verifier(args.reward_mode, args.seed)
+        # [algo: setup]
+        stream = ProblemStream(train_problems, args.seed)
+        if args.curriculum_samples > 0 and run.checkpoint is None:
+            first = stream.take(args.num_steps * args.num_prompts)
+            run.state |= rollout.easy_first(first, sampler, verifier, args, args.curriculum_samples, args.curriculum_by)
+        stream.reorder(run.state.get("order", []))
+        reference = policy.frozen_copy() if args.beta > 0 or args.cov_beta > 0 else None
+        extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
+        # [/algo]
+        run.start(policy, stream, extra)
+    sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
+    draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    if run.evaluates(0):
+        run.log(0, measure())
+
+    for step in run.steps():
+        timer = basics.Timer()
+        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
+        torch.manual_seed(basics.random_seed(args.seed, step))
+        policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
+
+        # --- 5. Sample ------------------------------------------------------------------------------------------------
+        # [algo: sample]
+        samples, metrics = rollout.sample_mixed_groups(
+            partial(draw, timer=timer),
+            stream,
+            args.num_prompts,
+            args.num_generations,
+            args.max_resample,
+            seed=partial(basics.random_seed, args.seed, step),
+        )
+        # [/algo]
+        batch = make_batch(samples)
+        if step == run.first_step:
+            run.show_first_step(samples)
+
+        # --- 6. Score and assign credit -------------------------------------------------------------------------------
+        with timer("score"):
+            sampler.rest()
+            batch |= entropy_slopes(policy, batch) if args.polarity else {}
+            # [algo: score]
+            rows = batch["likely_trained"] if args.num_minibatches == 1 else None
+            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            if reference:
+                batch["ref_logprobs"], _ = reference.score(batch)
+            # [/algo]
+        batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
+        metrics |= batch_metrics(batch)
+        sampler.trust(metrics["rollout/sampler_gap_mean"])  # else it has not got the trainer's weights
+        metrics |= assign_credit(batch, args, run.state)
+
+        # --- 7. Update: differentiate the loss first, the model second ------------------------------------------------
+        updates, sampled_by = [], policy.updates
+        with timer("update"):
+            for mb in minibatches(batch, args):
+                # [algo: update]
+                if policy.updates == sampled_by:  # the old values are the current ones, to the bit: the ratio is 1
+                    logprobs, entropy = mb["old_logprobs"].clone(), mb["entropy"].clone()  # (M, T) each
+                else:
+                    logprobs, entropy = policy.score(mb, (mb["advantages"] != 0).any(1))
+                inputs = logprobs.requires_grad_(), entropy.requires_grad_()
+                loss, stats = policy_loss(*inputs, mb, args)
+                grads = torch.autograd.grad(loss, inputs, materialize_grads=True)
+                policy.backward(mb, grads[0] * mb["importance"], grads[1])
+                grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
+                # [/algo]
+                run.count_update(grad_norm)
+                updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)
+            metrics |= entropy_change(policy, batch) if args.polarity else {}
+            sampler.sync()
+
+        # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
+        metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
+        if run.evaluates(step):
+            metrics |= measure()
+        # [algo: end]
+        if args.curriculum_samples > 0 and step in [args.num_steps * k // args.stages for k in range(1, args.stages)]:
+            policy.reset_optimizer()  # a stage has ended
+        # [/algo]
+        run.log(step, metrics)
+        run.log_samples(step, samples, batch)
+        if run.saves(step):
+            run.save(step)
+    run.finish()
