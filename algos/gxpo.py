@@ -2,8 +2,7 @@
 
 Parent: grpo.py
 Paper: Gradient Extrapolation-Based Policy Optimization (Swapnil et al., arXiv 2605.06755), later called PrePO. On each
-minibatch of GRPO's loss the optimiser steps twice, from x to v to w, and then, by parameter, horizon h, extrapolation
-a:
+minibatch of GRPO's loss the optimiser steps twice, from x to v to w, and then, by parameter, horizon h, share a:
 
     q    = clip((w - v) / (v - x), -2, 3)
     k    = clip(sum_(j < h) q^j / (1 + q), 1, h/2 + 1)         what h steps are in units of the two
@@ -11,14 +10,15 @@ a:
 
 From there the third step is taken. q is 0 where |v - x| < 1e-12, k is 1 at q = -1. On a quadratic with a diagonal
 Hessian and plain gradient steps, a = 1 is where h steps lead. From the third such step on, a gradient norm --gate
-deviations above its running mean ends the leaps for good. A minibatch without a mixed group is one plain step.
+deviations above its running mean ends the leaps for good. Without a mixed group a minibatch is one step.
 
-The authors' code (SwapniL-afk-now/final-gxpo) has several versions. Chosen: h, a and omega of its README; q by what the
-optimiser did; a gate on the norm, upwards alone, at 3 (a later default); Adam's moments and count stay. Not chosen: q
-from raw gradients (README, paper) or clipped ones; a floor of 1e-8; moments set back after two steps (a later default);
-old probabilities anew for steps two and three (README); a gate at 0.5 on both sides (README), over a window, on the
-cosine or entropy. Differs from the paper: all parameters learn (there LoRA). Three passes a minibatch: compare it with
-grpo.py --update-epochs 3. Five more copies of the parameters. --extrapolation 0 is grpo.py.
+The authors' code (SwapniL-afk-now/final-gxpo) has several versions; here: h, a and omega of its README; q by what the
+optimiser did; a gate on the norm, upwards alone, at 3 (later); Adam's moments and count stay. Not chosen: q from raw
+gradients (README, paper) or clipped ones; a floor of 1e-8; moments set back after two steps (later); old probabilities
+anew for steps two and three (README); a gate at 0.5 on both sides (README), over a window, on the cosine or entropy.
+Three passes a minibatch: compare it with grpo.py --update-epochs 3. Five more copies of the parameters.
+
+Differs from the paper: all parameters learn (there LoRA).
 
     python algos/gxpo.py
     python algos/gxpo.py --model Qwen/Qwen2.5-1.5B-Instruct --task problems.jsonl --beta 0.001 --learning-rate 1e-7

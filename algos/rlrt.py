@@ -12,9 +12,9 @@ a is --teacher-weight, k --teacher-clip, J GRPO's. c is the next right row of th
 that is the same text, a teacher may copy. A right response alone in its group has no teacher, and groups that are all
 right, which learn nothing, are not read again. The embedded model saw one problem at a time in pretraining: as a
 teacher it is confused (mean log-probability -1.3, the student's -0.2), and right responses weigh 1.15 times as much.
+Costs: a pass over the taught responses behind two prompts and a response, 5 to 10 % of a step.
 
-Costs beside the parent: a pass over the taught responses behind two prompts and a response, 5 to 10 % of a step.
-Differs from the paper, whose template for c is not known: c stands there as drawn.
+Differs from the paper, whose template for c is not known: c stands there as drawn, end token included.
 
     python algos/rlrt.py
     python algos/rlrt.py --model Qwen/Qwen3-4B-Base --task problems.jsonl --learning-rate 1e-6

@@ -1065,7 +1065,7 @@ METHODS = {
     "prorl": Method(
         family="penalty",
         levers={
-            "baseline": "group mean, by standard deviation",
+            "baseline": "as GRPO",
             "clip": "*0.2 below, 0.4 above",
             "averaging": "tokens",
             "sampling": "mixed groups only",
