@@ -191,10 +191,10 @@ class Args:
 # [algo: credit]
 def divergences(entropy: Tensor, lengths: Tensor) -> Tensor:
     """K (B, B): KL of the trajectories of each two rows over time, the shorter one stretched to the longer."""
-    found = entropy.new_zeros(len(lengths), len(lengths))
+    found = torch.zeros(len(lengths), len(lengths), dtype=torch.float64)
     for n in lengths.unique().tolist():
         rows = (lengths <= n).nonzero()[:, 0]
-        logs = entropy[rows].gather(1, torch.arange(n) * lengths[rows, None] // n).log_softmax(1)
+        logs = entropy[rows].double().gather(1, torch.arange(n) * lengths[rows, None] // n).log_softmax(1)
         kl = (logs.exp() * logs).sum(1, keepdim=True) - logs.exp() @ logs.T
         longest = lengths[rows] == n
         pairs = rows[:, None], rows
@@ -210,7 +210,7 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     apart[:, ~counted] = torch.inf
     apart.fill_diagonal_(torch.inf)
     nearest = [apart.masked_fill(~of, torch.inf).amin(1) for of in (~general, general)]  # m, g
-    bonus[counted & ((nearest[0] > nearest[1]) != general)] = args.alignment_bonus
+    bonus[counted & ((nearest[0] > nearest[1] + 1e-12) != general)] = args.alignment_bonus  # equal ones may round
     rewards = (batch["rewards"] + bonus).view(-1, args.num_generations)  # (P, G)
     centred = rewards - rewards.mean(1, keepdim=True)
     scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)

@@ -112,3 +112,12 @@ def test_without_two_domains_it_is_refused(capsys: pytest.CaptureFixture) -> Non
     warn_once.cache_clear()
     load("heal", num_general=0)
     assert "--num-general 0" in capsys.readouterr().err
+
+
+def test_a_tie_pays_the_general_response_alone() -> None:
+    """Trajectories of one shape, in float32, where a divergence of 0 comes out as some rounding."""
+    module, args = load("heal", min_length=0, num_generations=2)
+    entropy = torch.rand(1, 7, generator=torch.Generator().manual_seed(3)).repeat(8, 1)
+    batch = {"mask": torch.ones(8, 7, dtype=torch.bool), "rewards": torch.zeros(8), "entropy": entropy}
+    batch["general"] = torch.arange(8) >= 4
+    assert module.assign_credit(batch, args, {}) == {"algo/bonus_target": 0.0, "algo/bonus_general": 1.0}
