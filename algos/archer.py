@@ -182,6 +182,8 @@ class Args:
     def __post_init__(self) -> None:
         if self.hard_beta > 0 and self.beta == 0:
             raise arguments.InputError("--hard-beta needs a reference model; set --beta too")
+        if self.update_epochs * self.num_minibatches == 1:
+            basics.warn_once("Archer's clips do nothing with one update per rollout, where every ratio is 1")
 
     # [/algo]
 

@@ -166,6 +166,11 @@ class Args:
     """last tokens of max_response_length over which the charge rises (c; paper: 4096 of 20480); 0: no charge"""
     overlong_penalty_factor: float = 1.0
     """charge for the longest response, on rewards of -1 and 1"""
+
+    def __post_init__(self) -> None:
+        if self.ratio_cap > 0 and self.update_epochs * self.num_minibatches == 1:
+            basics.warn_once("--ratio-cap caps nothing with one update per rollout, where every ratio is 1")
+
     # [/algo]
 
 

@@ -13,15 +13,13 @@ the policy that sampled, h its place between the smallest and the largest of the
     A_ij = B_ij - mean B                                                                    on every token of the step
 
 Sure steps of right responses are reinforced more, sure steps of wrong ones punished more, unsure ones less both ways;
-the bonus pays a step after which the policy was sure. It is a method that lowers entropy: less of it than GRPO's at
-equal reward is what to expect. All means are over steps, not over tokens.
+the bonus pays a step after which the policy was sure. It lowers entropy. All means are over steps, not over tokens.
 
 With one step a response there is no next one and the bonus does nothing; on countdown a comma ends a step. Groups that
 are all right or all wrong keep advantage 0. --confidence-scale 0 --future-bonus 0 is grpo.py: B is then not centred.
 
 Differs from the paper: the constants are a third party's grid search (ARLArena: k 1, c 1, b 0.05), the authors' are not
-known. Two ports are not what is done here: one weighs the whole batch once for each step and counts padding, the other
-has no steps inside a response.
+known. Two ports weigh the whole batch once for each step and count padding, or have no steps inside a response.
 
     python algos/empg.py
     python algos/empg.py --model Qwen/Qwen2.5-7B-Instruct --task problems.jsonl --step-separator . --learning-rate 1e-6
@@ -311,6 +309,8 @@ if __name__ == "__main__":
             before = torch.tensor(ends).cumsum(1).roll(1, 1)  # separators up to each token, without it
             before[:, 0] = 0
             batch["step_index"] = before * batch["mask"]
+            if args.future_bonus > 0 and not before[batch["mask"]].any():
+                basics.warn_once("no response has a second step: --future-bonus pays nothing; see --step-separator")
             # [/algo]
         batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
         metrics |= batch_metrics(batch)

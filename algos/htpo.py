@@ -1,31 +1,27 @@
 """HTPO: what a clip does depends on how hard the prompt is, if the response is right, and how unsure the token was.
 
 Parent: dapo.py
-Paper: HTPO (arXiv 2605.08283); the rules are those of the authors' code (xcyao00/HTPO). A prompt is hard if less than
-0.6 of its group is right. High tokens are the fifth of a response with the largest current entropy. With A_j and r_j as
-in DAPO and x_j = pi_j / sg(pi_j), a factor of value 1 through which the gradient goes, J is the mean over tokens of
+Paper: HTPO (arXiv 2605.08283), by the rules of the authors' code (xcyao00/HTPO). A prompt is hard if less than 0.6 of
+its group is right; high tokens are the fifth of a response with the largest current entropy. J is the token mean of
+f_j, in which x_j = pi_j / sg(pi_j) is 1 in value:
 
     f_j = min(r_j A_j, clip(r_j, 1-eps_low, 1+eps_high) A_j)                                           as in DAPO; else
     f_j = r_j A_j if r_j <= 1+eps_high, else - (1+eps_high) x_j A_j        high tokens, right, hard prompt; not below
     f_j = - x_j A_j / sg(r_j)                                              the same where the ratio is below the bound
     f_j = r_j A_j if r_j >= 1-eps_low, else - (1-eps_low) x_j A_j          high tokens, wrong
 
-On high tokens of right responses to hard prompts, one that has gained more than the clip allows is pulled back, and one
-that has lost is pushed further: the sign of the latter is the code's and is not explained. On high tokens of wrong
-responses nothing is clipped above, and below they are restored.
+Of the first kind, a token that has gained more than the clip allows is pulled back, one that has lost is pushed
+further: the latter's sign is the code's. Wrong ones are not clipped above, and restored below. Of each response are
+dropped the share --drop-low-ratio of other tokens with the smallest entropy in right responses to hard prompts, and
+--drop-high-ratio of the high ones with the largest in right responses to easy prompts. With one update per rollout HTPO
+is DAPO but for that.
 
-Dropped are, response by response, the share --drop-low-ratio of the other tokens with the smallest entropy in right
-responses to hard prompts, and the share --drop-high-ratio of the high ones with the largest in right responses to easy
-prompts. The published shares, 0.006 and 0.02, drop nothing at a dozen tokens. With one update per rollout HTPO is DAPO
-but for what is dropped. algo/restored_ratio counts tokens outside the bounds whose gradient is not DAPO's.
-
-Differs from the authors' code: there the share of low tokens drops one less than it says and that of high ones at least
-one; here both are floor(share times count). No dual clip (there c = 10). Ties at a fifth go to the earlier token.
+Differs from the authors' code: there one low token less is dropped and at least one high one; here both are floor(share
+times count). No dual clip (there c = 10). Ties at a fifth go to the earlier token.
 
     python algos/htpo.py
-    python algos/htpo.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 128 --num-generations 16 \
-        --num-minibatches 4 --max-response-length 20480 --overlong-buffer-length 4096 --drop-low-ratio 0.006 \
-        --drop-high-ratio 0.02 --learning-rate 1e-6
+    python algos/htpo.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 128 \
+        --num-minibatches 4 --max-response-length 20480 --drop-low-ratio 0.006 --drop-high-ratio 0.02
 """
 
 import os
@@ -179,6 +175,11 @@ class Args:
     """share of the low tokens of right responses to hard prompts that is dropped (paper: 0.006)"""
     drop_high_ratio: arguments.between(0, 1) = 0.5
     """share of the high tokens of right responses to easy prompts that is dropped (paper: 0.02)"""
+
+    def __post_init__(self) -> None:
+        if 0 < max(self.drop_low_ratio, self.drop_high_ratio) * self.max_response_length < 1:
+            basics.warn_once("--drop-low-ratio and --drop-high-ratio are less than a token: nothing is dropped")
+
     # [/algo]
 
 
@@ -239,8 +240,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     dropped = dropped | largest(values, high & right & ~hard, args.drop_high_ratio)
     loss = (token_loss * (mask & ~dropped)).sum() / mask.sum().clamp(min=1)  # all tokens weigh the same
     own = high & (above | below) & ((right & hard) | ~right)
-    bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away
-    bound = bound & ~own & ~dropped
+    bound = mask & ~own & ~dropped & (clipped * advantages < ratio * advantages)  # what the clip takes away
     return loss, {
         "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
         "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common import InputError
+from common.basics import warn_once
 from tests.algorithms.oracle import (
     Neutral,
     credited_batch,
@@ -94,3 +95,12 @@ def test_entropies_are_permuted_inside_a_response() -> None:
 def test_a_leash_on_hard_tokens_alone_is_refused() -> None:
     with pytest.raises(InputError, match="--hard-beta needs a reference model"):
         load("archer", beta=0.0, hard_beta=0.1)
+
+
+def test_says_when_it_does_nothing(capsys: pytest.CaptureFixture) -> None:
+    warn_once.cache_clear()
+    load("archer")
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        load("archer", num_minibatches=1)
+    assert capsys.readouterr().err.count("one update per rollout") == 1

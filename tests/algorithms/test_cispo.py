@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from common.basics import warn_once
 from tests.algorithms.oracle import Neutral, credited_batch, grads_of, load, ratio_of, tokens_of
 from tests.algorithms.test_dapo import FLAGS as DAPO
 from tests.algorithms.test_dapo import METRICS as DAPO_METRICS
@@ -59,3 +60,12 @@ def test_every_token_with_an_advantage_has_a_gradient() -> None:
     batch, logprobs, entropy = credited_batch()
     _, (gradient, _) = grads_of(module, args, batch, logprobs, entropy)
     assert torch.equal(gradient != 0, batch["mask"])
+
+
+def test_says_when_it_does_nothing(capsys: pytest.CaptureFixture) -> None:
+    warn_once.cache_clear()
+    load("cispo")
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        load("cispo", num_minibatches=1)
+    assert capsys.readouterr().err.count("--ratio-cap") == 1

@@ -6,6 +6,7 @@ import statistics
 import pytest
 import torch
 
+from common.basics import warn_once
 from tests.algorithms.oracle import Neutral, grads_of, group_of, lengths_of, load, ratio_of, surrogate, tokens_of
 from tests.algorithms.test_dapo import FLAGS as DAPO
 from tests.algorithms.test_dapo import credited
@@ -103,3 +104,12 @@ def test_what_is_dropped_keeps_its_place_in_the_mean() -> None:
     assert gradient[0].tolist() == pytest.approx([-0.25, 0, -0.25, 0])
     tokens = tokens_of({"mask": batch["loss_mask"]})
     assert len(tokens) == 4
+
+
+def test_says_when_it_does_nothing(capsys: pytest.CaptureFixture) -> None:
+    warn_once.cache_clear()
+    load("htpo", max_response_length=20)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        load("htpo", max_response_length=20, drop_low_ratio=0.006, drop_high_ratio=0.02)
+    assert capsys.readouterr().err.count("nothing is dropped") == 1
