@@ -167,8 +167,8 @@ class Args:
     """a token whose text holds it ends a step"""
 
     def __post_init__(self) -> None:
-        if self.task.partition(":")[0] != "countdown":
-            raise arguments.InputError(f"--task {self.task}: only countdown has a checker of single steps; use that")
+        if self.task.partition(":")[0] != "countdown" or not self.step_separator:
+            raise arguments.InputError("only countdown has a checker of steps; use --task countdown --step-separator ,")
 
     # [/algo]
 

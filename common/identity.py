@@ -28,7 +28,8 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 def absolute_paths(arguments: dict) -> dict:
     """The same, with every path of this machine absolute: a run may be resumed from another working directory."""
-    is_path = {"output_dir": bool, "resume": bool, "task": is_file, "eval_task": is_file, "model": os.path.isdir}
+    is_path = {"output_dir": bool, "resume": bool, "model": os.path.isdir}
+    is_path |= {name: is_file for name in arguments if name.endswith("task")}
     paths = {name for name, holds in is_path.items() if arguments.get(name) and holds(arguments[name])}
     return {name: os.path.abspath(value) if name in paths else value for name, value in arguments.items()}
 

@@ -92,3 +92,5 @@ def test_other_tasks_are_refused() -> None:
     for task in ("arithmetic", "gsm8k", "countdowns"):
         with pytest.raises(InputError, match="only countdown"):
             load("bcpg_nsa", task=task)
+    with pytest.raises(InputError, match="--step-separator ,"):
+        load("bcpg_nsa", step_separator="")
