@@ -177,19 +177,7 @@ class Args:
 
 
 # [algo: credit]
-from collections import Counter
-
-from common.verifier import countdown_result
-
-
-def right_steps(gold: str, steps: list[str]) -> list[bool]:
-    """Of each step whether it is true and has its operands at hand; a wrong one leaves what is at hand as it was."""
-    hand, verdicts = countdown_result(gold)[0], []
-    for step in steps:
-        found = countdown_result(step)  # (operands, result) of a true equation
-        verdicts.append(found is not None and found[0] <= hand)
-        hand = hand - found[0] + Counter([found[1]]) if verdicts[-1] else hand
-    return verdicts
+from common.verifier import countdown_steps
 
 
 def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
@@ -282,11 +270,9 @@ if __name__ == "__main__":
             batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
-            texts = policy.token_texts(batch["response_ids"])
-            ends = torch.tensor([[args.step_separator in text for text in row] for row in texts])
-            batch["step_index"] = (ends.cumsum(1) - ends.long()) * batch["mask"]  # separators before each token
+            batch["step_index"] = policy.step_index(batch, args.step_separator)
             pairs = zip(batch["problems"], batch["responses"], strict=True)
-            verdicts = [right_steps(problem.answer, text.split(args.step_separator)) for problem, text in pairs]
+            verdicts = [countdown_steps(problem.answer, text.split(args.step_separator)) for problem, text in pairs]
             rows = zip(verdicts, batch["step_index"].tolist(), strict=True)
             right = [[step < len(steps) and steps[step] for step in row] for steps, row in rows]
             batch["step_right"] = torch.tensor(right) & batch["mask"]

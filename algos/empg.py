@@ -305,11 +305,8 @@ if __name__ == "__main__":
             batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
-            ends = [[args.step_separator in text for text in row] for row in policy.token_texts(batch["response_ids"])]
-            before = torch.tensor(ends).cumsum(1).roll(1, 1)  # separators up to each token, without it
-            before[:, 0] = 0
-            batch["step_index"] = before * batch["mask"]
-            if args.future_bonus > 0 and not before[batch["mask"]].any():
+            batch["step_index"] = policy.step_index(batch, args.step_separator)
+            if args.future_bonus > 0 and not batch["step_index"].any():
                 basics.warn_once("no response has a second step: --future-bonus pays nothing; see --step-separator")
             # [/algo]
         batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)

@@ -224,6 +224,15 @@ class Policy:
         texts = dict(zip(known, self.tokenizer.batch_decode([[i] for i in known]), strict=True))
         return [[texts[i] for i in row] for row in response_ids.tolist()]
 
+    def step_index(self, batch: dict, separator: str) -> Tensor:
+        """Which step each response token is part of, from 0 (B, T): how many separators stand in the tokens before it.
+
+        As many steps as the text has between separators; an empty one makes each token a step. 0 on padding.
+        """
+        texts = self.token_texts(batch["response_ids"])
+        ends = torch.tensor([[text.count(separator) if separator else 1 for text in row] for row in texts])
+        return (ends.cumsum(1) - ends) * batch["mask"]
+
     # --- Passes ---
 
     def _passes(self, batch: dict, needed: Tensor) -> Iterator[Pass]:

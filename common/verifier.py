@@ -83,6 +83,19 @@ def countdown_result(text: str) -> tuple[Counter, int] | None:
     return (given, result) if open_results.total() == 1 else None
 
 
+def countdown_steps(gold: str, steps: list[str]) -> list[bool]:
+    """Of each step whether it is true and has its operands at hand: given numbers, or results of right steps before it.
+
+    What is used is used up; a wrong step leaves what is at hand as it was. `gold` are steps of the same problem.
+    """
+    hand, verdicts = countdown_result(gold)[0], []
+    for step in steps:
+        found = countdown_result(step)  # (operands, result) of a true equation
+        verdicts.append(found is not None and found[0] <= hand)
+        hand = hand - found[0] + Counter([found[1]]) if verdicts[-1] else hand
+    return verdicts
+
+
 def check_countdown(text: str, gold: str) -> tuple[bool, str | None]:
     """Same numbers, each used once, and the same final result as the gold steps. The answer is that result."""
     steps, marked = find_answer(text)

@@ -322,3 +322,19 @@ def test_token_texts() -> None:
     texts = policy.token_texts(ids)
     assert texts[0][:7] == list("3*7=21,") and texts[0][7:] == ["\ufffd", "\ufffd"]
     assert texts[1] == list("21+5=26  ") and policy.token_texts(torch.tensor([[256]])) != [[""]]
+
+
+def test_step_index() -> None:
+    """As many as str.split finds, a separator being part of the step before it; 0 on padding."""
+    policy = tiny_policy()
+    texts = ["3*7=21,21+5=26", ",,1", "12"]
+    ids = [policy.encode(text) for text in texts]
+    width = max(map(len, ids))
+    batch = {
+        "response_ids": torch.tensor([row + row[:1] * (width - len(row)) for row in ids]),
+        "mask": torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids]),
+    }
+    found = policy.step_index(batch, ",").tolist()
+    assert found[0] == [0] * 7 + [1] * 7 and found[1] == [0, 1, 2] + [0] * 11 and found[2] == [0] * 14
+    assert [max(row) + 1 for row in found] == [len(text.split(",")) for text in texts]
+    assert policy.step_index(batch, "").tolist()[2] == [0, 1] + [0] * 12

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common import InputError
+from common.verifier import countdown_steps
 from tests.algorithms.oracle import Neutral, grads_of, group_of, load, random_batch
 
 FLAGS = {"right_step_weight": 0.5, "beta": 1e-3, "step_separator": ","}
@@ -71,8 +72,7 @@ def test_golden_response(weight: float, value: float, gradient: list[float]) -> 
     ],
 )
 def test_steps(steps: list[str], right: list[bool]) -> None:
-    module, _ = load("bcpg_nsa")
-    assert module.right_steps("3*6=18,18*8=144", steps) == right
+    assert countdown_steps("3*6=18,18*8=144", steps) == right
 
 
 def test_right_responses_keep_their_credit() -> None:
