@@ -8,8 +8,9 @@ l_it^0 the reference's log-probability:
     J = 1/N sum_it [ min(r_it A_i, clip(r_it, 1-eps_low, 1+eps_high) A_i) - beta/2 (l_it - l_it^0)^2 ]
 
 After every --reset-every steps the reference becomes the policy, and in the first version (--reset-optimizer) Adam
-forgets; in the second it does not. Right after a reset the KL and its gradient are exactly 0. The paper resets every
-200 to 500 steps, or when validation stalls; a fixed period is ours. --reset-every 0 is a fixed leash.
+forgets; in the second it does not. Right after a reset the KL and its gradient are exactly 0. The first version resets
+when validation stalls or degrades, the second every 200 to 500 steps or on a stall; a fixed period is ours.
+--reset-every 0 is a fixed leash.
 
 eps is 0.2 and 0.4, as in the paper; dynamic sampling is the parent's, its charge for length is not here. The second
 version's weight, 1e-4, does nothing at this size. A reference holds 4 bytes a parameter (2 on CUDA), is written with
@@ -166,7 +167,7 @@ class Args:
     beta: float = 0.05
     """weight of the squared log-ratio to the reference (second version: 1e-4); 0: no reference model"""
     reset_every: int = 25
-    """steps after which the reference becomes the policy (paper: 200 to 500); 0: it stays where the run began"""
+    """steps after which the reference becomes the policy (second version: 200 to 500); 0: a fixed one"""
     reset_optimizer: bool = True
     """clear the optimiser too, as in the first version; the second keeps it"""
 

@@ -13,7 +13,7 @@ verifier's reward and K_i = sum_t (l_it^old - l_it^ref) how far a response has g
 Junk is a response that was cut off, or in which some --repeat-ngram tokens in a row occur three times, overlapping ones
 counted. The leash is in the reward, so it moves nobody on average; the anchor follows the policy, so that the KL to it
 stays bounded while that to the initial policy grows. Groups whose q are all equal teach nothing, not by the leash
-either; a group of wrong responses of which one is junk does teach.
+either; a group of wrong responses of which one is junk does teach. On the embedded task junk is rare (algo/bad_ratio).
 
 The published beta, 2e-4, moves nothing at this size; --bad-reward 0 --beta 0 is dr_grpo.py's advantage times G/(G-1),
 with the mean over tokens. A reference holds 4 bytes a parameter (it moves by shares too small for half precision) and
