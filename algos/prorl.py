@@ -44,7 +44,7 @@ from common.evaluate import evaluate
 from common.loading import policy_from_args
 from common.metrics import batch_metrics, entropy_change, entropy_slopes, mean_of_updates, update_metrics
 from common.run import Run
-from common.tasks import ProblemStream, load_problems
+from common.tasks import ProblemStream, problems_from_args
 from common.verifier import Verifier
 
 # Shapes: P prompts a step, G responses each, B = P*G rows (row p*G + g), T response tokens. [b, t] of every (B, T)
@@ -54,7 +54,7 @@ from common.verifier import Verifier
 #   rewards (B,)              the verifier's 0/1
 #   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
 #   truncated (B,) bool       cut off at max_response_length
-#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, scored by the trainer
+#   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, in the trainer's arithmetic
 #   entropy (B, T)            nats, whole vocabulary, same policy and temperature
 #   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
 #   ref_logprobs (B, T)       under the reference, only if beta > 0
@@ -139,6 +139,8 @@ class Args:
     """most tokens in one forward pass: memory only, never the result"""
     packing: bool = False
     """rows end to end in a pass instead of padded; meant for CUDA, where lengths differ much"""
+    share_prompts: bool = True
+    """read a prompt once for all of its responses; on CUDA with packing alone"""
     gradient_checkpointing: bool = False
     """run each layer again in the backward pass: less memory, a third more time"""
     offload_optimizer: bool = False
@@ -229,17 +231,13 @@ if __name__ == "__main__":
         run = Run(Path(__file__).stem, args)
         if args.dry_run:
             run.show_plan()
-        columns = args.prompt_column, args.answer_column, args.trace_column
-        train_problems, eval_problems = load_problems(
-            args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template
-        )
+        train_problems, eval_problems = problems_from_args(args)
         run.check_data(train_problems, eval_problems)
         policy = policy_from_args(args, run.checkpoint)
         limits = args.max_prompt_length, args.max_response_length
         train_problems, longest = rollout.fit_prompts(policy, train_problems, *limits)
         eval_problems, eval_longest = rollout.fit_prompts(policy, eval_problems, *limits)
-        engine = max(longest, eval_longest), args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
-        sampler = rollout.make_sampler(args.backend, policy, *engine)
+        sampler = rollout.sampler_from_args(args, policy, max(longest, eval_longest))
         verifier = Verifier(args.reward_mode, args.seed)
         # [algo: setup]
         stream = ProblemStream(train_problems, args.seed)
@@ -280,7 +278,7 @@ if __name__ == "__main__":
             batch |= entropy_slopes(policy, batch) if args.polarity else {}
             # [algo: score]
             rows = batch["likely_trained"] if args.num_minibatches == 1 else None
-            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each
+            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
             # [/algo]

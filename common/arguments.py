@@ -30,8 +30,8 @@ POSITIVE = (
 # What a resumed run may do differently; anything else would make it another run.
 MAY_CHANGE = (
     "resume output_dir device backend vllm_tensor_parallel_size vllm_gpu_memory_utilization num_steps "
-    "micro_batch_tokens packing gradient_checkpointing offload_optimizer compile eval_every save_every track "
-    "wandb_project_name dry_run"
+    "micro_batch_tokens packing share_prompts gradient_checkpointing offload_optimizer compile eval_every save_every "
+    "track wandb_project_name dry_run"
 ).split()
 # What may have moved, if it is the same, and where its digest is (common/identity.py).
 BY_CONTENT = {"task": "train", "eval_task": "eval", "model": "model"}

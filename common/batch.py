@@ -15,14 +15,16 @@ from common.verifier import Verdict
 
 @dataclass(slots=True, eq=False)
 class Response:
-    """Sampled tokens with the end token, their log-probabilities, and whether the length limit cut them off.
+    """Sampled tokens with the end token, their log-probabilities, and whether the length limit cut them off; where the
+    sampler knows it and they are the policy's, the entropy of the distribution that each was drawn from.
 
-    Arrays, of 8 bytes a token together: batches hold millions of them, on every rank. Lists are taken too.
+    Arrays, of 8 or 12 bytes a token together: batches hold millions of them, on every rank. Lists are taken too.
     """
 
     token_ids: np.ndarray  # (length,) int32
     logprobs: np.ndarray  # (length,) float32
     truncated: bool
+    entropies: np.ndarray | None = None  # (length,) float32, nats
 
     def __post_init__(self) -> None:
         self.token_ids = np.asarray(self.token_ids, np.int32)
@@ -34,6 +36,8 @@ class Response:
             and self.truncated == other.truncated
             and np.array_equal(self.token_ids, other.token_ids)
             and np.array_equal(self.logprobs, other.logprobs)
+            and (self.entropies is None) == (other.entropies is None)
+            and (self.entropies is None or np.array_equal(self.entropies, other.entropies))
         )
 
 
@@ -73,20 +77,27 @@ def make_batch(samples: list[Sample]) -> dict:
     """The batch that the algorithm sees: tensors with first dimension B, lists of length B; numbers may be added.
 
     `likely_trained` is a guess, for `Policy.score` to keep their graph: rows of prompts with different rewards.
+    `rollout_entropy` (B, T) is there if all responses came with entropies.
     """
     seen: dict[tuple[int, ...], set[float]] = {}
     for s in samples:
         seen.setdefault(tuple(s.prompt_ids), set()).add(s.verdict.reward)
     tokens = token_batch([s.prompt_ids for s in samples], [s.response.token_ids for s in samples])
-    return tokens | {
-        "rewards": torch.tensor([s.verdict.reward for s in samples]),  # (B,)
-        "likely_trained": torch.tensor([len(seen[tuple(s.prompt_ids)]) > 1 for s in samples]),  # (B,)
-        "truncated": torch.tensor([s.response.truncated for s in samples]),  # (B,)
-        "rollout_logprobs": pad([s.response.logprobs for s in samples], np.float32),  # (B, T)
-        "problems": [s.problem for s in samples],
-        "responses": [s.text for s in samples],
-        "answers": [s.verdict.answer for s in samples],
-    }
+    known = all(s.response.entropies is not None for s in samples)
+    entropy = {"rollout_entropy": pad([s.response.entropies for s in samples], np.float32)} if known else {}
+    return (
+        tokens
+        | entropy
+        | {
+            "rewards": torch.tensor([s.verdict.reward for s in samples]),  # (B,)
+            "likely_trained": torch.tensor([len(seen[tuple(s.prompt_ids)]) > 1 for s in samples]),  # (B,)
+            "truncated": torch.tensor([s.response.truncated for s in samples]),  # (B,)
+            "rollout_logprobs": pad([s.response.logprobs for s in samples], np.float32),  # (B, T)
+            "problems": [s.problem for s in samples],
+            "responses": [s.text for s in samples],
+            "answers": [s.verdict.answer for s in samples],
+        }
+    )
 
 
 def importance_weights(batch: dict, cap: float) -> Tensor:

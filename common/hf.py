@@ -120,6 +120,7 @@ class TransformersSampler:
 
     ranks_per_engine = 1
     same_arithmetic = True  # its probabilities are the trainer's, to rounding
+    drawn_from = -1, 0.0  # how often the policy had been updated when it was last drawn from, and the temperature
     takes_transforms = True
 
     def __init__(self, policy: Policy):
@@ -144,9 +145,22 @@ class TransformersSampler:
     def trust(self, gap: float) -> None:
         """Nothing to fear: weights that do not arrive are for an engine beside the trainer."""
 
+    def score(self, batch: dict, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `policy.score` gives, (B, T) each, without a pass where each token's values are known from its drawing.
+
+        That is in float32, for a batch that was drawn from the policy as it is now and not from a changed distribution.
+        In bfloat16 a token in its row and a token by itself round to numbers that differ as two policies do, and in
+        float64 a response is too short of digits.
+        """
+        now = self.policy.updates, self.policy.temperature
+        if "rollout_entropy" in batch and self.drawn_from == now and self.policy.dtype == torch.float32:
+            return batch["rollout_logprobs"].clone(), batch["rollout_entropy"].clone()
+        return self.policy.score(batch, rows)
+
     @torch.no_grad()
     def sync(self) -> None:
         """Take up the policy's parameters, where they are not the sampler's own."""
+        self.synced_at = self.policy.updates
         if self.model is not self.policy.model:
             own = self.model.state_dict()
             for name, tensor in self.policy.weights():
@@ -169,6 +183,8 @@ class TransformersSampler:
         ranks: a prompt's seed is a function of (seed, its index). A `transform` changes what is drawn from; the
         log-probabilities stay those of the policy, unless `transformed_logprobs` asks for the others.
         """
+        updates = self.policy.updates if self.model is self.policy.model else self.synced_at
+        self.drawn_from = updates, temperature
         if not prompt_ids:
             return []
         indices = range(first, first + len(prompt_ids))
@@ -223,7 +239,7 @@ class TransformersSampler:
         positions = (visible.cumsum(1) - 1).clamp(min=0)
 
         tokens = torch.zeros(rows, limit, dtype=torch.long, device=device)
-        logprobs = torch.zeros(rows, limit, dtype=torch.float32, device=device)
+        logprobs, entropies = torch.zeros(2, rows, limit, dtype=torch.float32, device=device)
         lengths = limits.clone()
         ended = torch.zeros(rows, dtype=torch.bool, device=device)
         alive = torch.arange(rows, device=device)  # which row each cached sequence belongs to
@@ -253,6 +269,7 @@ class TransformersSampler:
             scaled = logits[:, -1].float() / temperature  # (alive rows, V)
             distribution = scaled.log_softmax(-1)
             weights = distribution.exp()
+            entropies[alive, t] = -torch.linalg.vecdot(weights, distribution)
             if transform:
                 weights = transform(weights, t)
                 if transformed_logprobs:
@@ -274,10 +291,16 @@ class TransformersSampler:
                 keep = going.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
                 alive, visible, position = alive[keep], visible[keep], position[keep]
-        rows = tokens.to("cpu", torch.int32).numpy(), logprobs.cpu().numpy(), lengths.tolist(), (~ended).tolist()
+        tokens, logprobs, entropies = (x.cpu().numpy() for x in (tokens.int(), logprobs, entropies))
+        of_policy = not (transform and transformed_logprobs)
         return [
-            Response(ids[:length].copy(), values[:length].copy(), truncated)
-            for ids, values, length, truncated in zip(*rows, strict=True)
+            Response(
+                tokens[row, :length].copy(),
+                logprobs[row, :length].copy(),
+                truncated,
+                entropies[row, :length].copy() if of_policy else None,
+            )
+            for row, (length, truncated) in enumerate(zip(lengths.tolist(), (~ended).tolist(), strict=True))
         ]
 
 

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from common import InputError, ranks
 from common.basics import warn_once
-from common.packing import attention, pack
+from common.packing import Unit, attention, pack
 from common.passes import Pass, empty_model, final_hidden
 from common.policy import Policy
 from common.sharding import ShardedPolicy
@@ -44,8 +44,12 @@ def load_policy(name: str | None = None, device: str = "auto", **options) -> Pol
         model = load_empty_model(name, config)
     else:
         check_exact(model, name)
+    laid_end_to_end = options.get("packing") or options.get("share_prompts")
+    if fault := ranks.agree(packing_fault(model) if laid_end_to_end and ranks.rank() == 0 else ""):
         if options.get("packing"):
-            check_packed(model, name)
+            raise InputError(f"model {name!r} cannot take packed rows ({fault}); leave --packing out")
+        ranks.say(f"prompts are read anew for each response: model {name!r} cannot take packed rows ({fault})")
+        options["share_prompts"] = False
     tokenizer = load_tokenizer(name)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise InputError(
@@ -72,6 +76,7 @@ def policy_from_args(args: Any, checkpoint: Path | None = None) -> Policy:
         offload_optimizer=args.offload_optimizer,
         compiled=args.compile,
         packing=args.packing,
+        share_prompts=args.share_prompts,
     )
     if checkpoint:
         policy.restore(checkpoint)
@@ -226,24 +231,26 @@ def check_exact(model: PreTrainedModel, name: str) -> None:
         )
 
 
-def check_packed(model: PreTrainedModel, name: str) -> None:
-    """Refuse --packing for a model that rows end to end would change: with attention of its own, or with windows."""
+def packing_fault(model: PreTrainedModel) -> str:
+    """Why rows end to end would change a model's predictions, in a few words; "" if they do not.
+
+    Those of a model with attention of its own, or with windows, they do.
+    """
     config = model.config.get_text_config()
-    ids, lengths = torch.tensor([[3, 5, 7, 11, 13], [4, 6, 8, 0, 0]]) % config.vocab_size, [5, 3]
+    if windows := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        return f"it has layers of {', '.join(sorted(windows))}"
+    # Three rows, of which two begin alike: a row by itself, and a stem with two branches.
+    ids, lengths = torch.tensor([[3, 5, 7, 11, 13], [4, 6, 8, 0, 0], [4, 6, 9, 2, 0]]) % config.vocab_size, [5, 3, 4]
+    units = [Unit([0], 5, [0]), Unit([1, 2], 2, [1, 2])]
     tokens = (torch.arange(5) < torch.tensor(lengths)[:, None]).nonzero(as_tuple=True)
-    packed_ids, positions, layout = pack(ids, lengths, tokens)
+    packed_ids, positions, layout = pack(ids, units, tokens)
     padded = Pass(ids, {}, tokens, tokens, ids[tokens])
     packed = Pass(packed_ids, layout, tokens, positions, ids[tokens])
-    reason = "they change its predictions"
     try:
         with torch.no_grad():
             expected = final_hidden(model.eval(), padded)
             with attention(model, "packed"):
                 found = final_hidden(model, packed)
-        same = torch.allclose(expected, found, rtol=1e-3, atol=1e-4)
     except Exception as error:  # whatever a model that cannot take them makes of it
-        reason, same = " ".join(f"{type(error).__name__}: {error}".split())[:200], False
-    if windows := set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        reason, same = f"it has layers of {', '.join(sorted(windows))}", False
-    if not same:
-        raise InputError(f"model {name!r} cannot take packed rows ({reason}); leave --packing out")
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return "" if torch.allclose(expected, found, rtol=1e-3, atol=1e-4) else "they change its predictions"

@@ -4,22 +4,24 @@ Sequences are right-padded and causal, so they need no attention mask: what come
 index arithmetic is on the CPU, where the batch is; only what a pass reads goes to the model's device.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from common.packing import pack
+from common.packing import Unit, pack
 from common.vocabulary import Statistic, vocabulary_backward, vocabulary_score
 
 
 class Pass(NamedTuple):
     """One run of the model over R rows of at most L tokens, and the N predictions wanted from it."""
 
-    input_ids: Tensor  # (R, L), right-padded; or (1, sum of lengths), packed
+    input_ids: Tensor  # (R, L), right-padded; or (1, N), packed
     layout: dict  # what the model is told of packed rows
     in_batch: tuple[Tensor, Tensor]  # row and column of each wanted token in a (B, T) tensor, (N,) each, on the CPU
     in_pass: tuple[Tensor, Tensor]  # row and column in `input_ids` of the token before it, which predicts it
@@ -27,18 +29,27 @@ class Pass(NamedTuple):
 
     def to(self, device: torch.device) -> "Pass":
         """What the model reads, on its device."""
-        layout = {key: x.to(device) if isinstance(x, Tensor) else x for key, x in self.layout.items()}
+        layout = tree_map_only(Tensor, lambda x: x.to(device), self.layout)
         in_pass = tuple(index.to(device) for index in self.in_pass)
         return Pass(self.input_ids.to(device), layout, self.in_batch, in_pass, self.targets.to(device))
 
 
+class Packed(NamedTuple):
+    """How rows are laid end to end (common/packing.py)."""
+
+    sharing: bool  # a prompt once for its responses
+    kernel: bool
+    most: int  # tokens that a pass may have
+    parts: int  # that the passes are dealt out to
+
+
 def cut_into_passes(
-    batch: dict, needed: Tensor, cut: Callable[[list[int]], list[list[int]]], packing: bool
+    batch: dict, needed: Tensor, cut: Callable[[list[int]], list[list[int]]], packed: Packed | None
 ) -> Iterator[Pass]:
     """Passes that hold the `needed` (B, T) tokens, on the CPU.
 
-    A row is run up to its last needed token, and not at all without one. `cut` says which rows run together, given how
-    many tokens of each are to be read.
+    A row is run up to its last needed token, and not at all without one. `cut` says what runs together, given how many
+    tokens each row, or `packed` each unit of rows, has.
     """
     prompt_ids, response_ids = batch["prompt_ids"], batch["response_ids"]
     prompt_lengths = batch["prompt_mask"].sum(1)
@@ -48,14 +59,47 @@ def cut_into_passes(
     ids = torch.cat([prompt_ids, response_ids], 1)
     columns = torch.arange(ids.shape[1]) + (prompt_ids.shape[1] - prompt_lengths)[:, None]
     ids = ids.gather(1, columns.clamp(max=ids.shape[1] - 1))
-    for chosen in cut(sizes):
-        rows, lengths = torch.tensor(chosen), [sizes[row] for row in chosen]
+    units = units_of(ids, prompt_lengths.tolist(), sizes, packed) if packed else []
+    for chosen in cut([unit.size for unit in units] if packed else sizes):
+        rows = torch.tensor([row for i in chosen for row in units[i].rows] if packed else chosen)
         r, t = needed[rows].nonzero(as_tuple=True)
-        in_pass = (r, prompt_lengths[rows[r]] - 1 + t)
-        input_ids, layout = ids[rows, : max(lengths)], {}
-        if packing:
-            input_ids, in_pass, layout = pack(input_ids, lengths, in_pass)
+        before = prompt_lengths[rows[r]] - 1 + t  # the column that predicts it
+        if packed:
+            laid = pack(ids, [units[i] for i in chosen], (rows[r], before), packed.kernel)
+        else:
+            laid = ids[rows, : max(sizes[row] for row in chosen)], (r, before), {}
+        input_ids, in_pass, layout = laid
         yield Pass(input_ids, layout, (rows[r], t), in_pass, response_ids[rows[r], t])
+
+
+def units_of(ids: Tensor, prompt_lengths: list[int], sizes: list[int], packed: Packed) -> list[Unit]:
+    """Which of the rows (B, W) with tokens to be read have one prompt and share it, given how many each has.
+
+    A group is taken apart, and its prompt repeated, where it has more tokens than a pass may have or than one of the
+    `parts` should get.
+    """
+    groups: dict[object, list[int]] = {}
+    for row, size in enumerate(sizes):
+        if size:
+            prompt = ids[row, : prompt_lengths[row]].numpy().tobytes()
+            groups.setdefault(prompt if packed.sharing else row, []).append(row)
+
+    def unit(rows: list[int]) -> Unit:
+        stem = prompt_lengths[rows[0]] if len(rows) > 1 else sizes[rows[0]]
+        return Unit(rows, stem, [sizes[row] - stem for row in rows])
+
+    units, total = [], sum(unit(rows).size for rows in groups.values())
+    for rows in groups.values():
+        pieces = math.ceil(packed.parts * unit(rows).size / total)
+        piece: list[int] = []
+        for row in rows:
+            full = len(piece) == math.ceil(len(rows) / pieces) or unit([*piece, row]).size > packed.most
+            if piece and full:
+                units.append(unit(piece))
+                piece = []
+            piece.append(row)
+        units.append(unit(piece))
+    return units
 
 
 def final_hidden(model: PreTrainedModel, part: Pass) -> Tensor:

@@ -36,8 +36,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common import text
 from common.checkpoint import read_parts, resumable, write_parts
-from common.packing import attention, first_fit
-from common.passes import Pass, TokenModel, compute_in, cut_into_passes, decoder_layers, empty_model
+from common.packing import attention, first_fit, has_kernel
+from common.passes import Packed, Pass, TokenModel, compute_in, cut_into_passes, decoder_layers, empty_model
 from common.vocabulary import Statistic
 
 OPTIMIZER = "optimizer"  # the part of a checkpoint that all ranks write
@@ -62,7 +62,8 @@ class Policy:
     optimiser state are float32 always. `gradient_checkpointing` keeps each layer's input alone and runs it again in the
     backward pass, `offload_optimizer` keeps the optimiser's state on the CPU but for its steps, `compiled` has
     torch.compile make the layers and the element-wise work over the vocabulary, `packing` puts rows of a pass end to
-    end, so that `micro_batch_tokens` bounds the sum of their lengths.
+    end, so that `micro_batch_tokens` bounds the sum of their lengths. So does `share_prompts`, and rows with the same
+    prompt read it once; on CUDA it takes both.
 
     `updates` counts how often the parameters were written to: while it stays the same, so do they.
     """
@@ -86,6 +87,7 @@ class Policy:
         offload_optimizer: bool = False,
         compiled: bool = False,
         packing: bool = False,
+        share_prompts: bool = False,
     ):
         self.device = torch.device(device)
         if dtype is None and self.device.type == "cuda":
@@ -101,6 +103,7 @@ class Policy:
         self.offload_optimizer = offload_optimizer
         self.compiled = compiled
         self.packing = packing
+        self.share_prompts = share_prompts and (packing or self.device.type == "cpu")
         self.end_ids = text.end_token_ids(model, tokenizer)
         self.silent_ids = text.silent_ids(tokenizer)
         self.template_options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
@@ -117,7 +120,7 @@ class Policy:
             [p for p in root.parameters() if p.requires_grad],
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
-            fused=self.device.type == "cuda",
+            fused=True,
         )
         self.updates = 0
         self._parked: dict[tuple[int, str], Tensor] = {}
@@ -237,16 +240,21 @@ class Policy:
 
     def _passes(self, batch: dict, needed: Tensor) -> Iterator[Pass]:
         """Cut the `needed` (B, T) tokens into passes over rows of similar length."""
-        for part in cut_into_passes(batch, needed, self._cut, self.packing):
+        for part in cut_into_passes(batch, needed, self._cut, self._packed()):
             yield part.to(self.device)
+
+    def _packed(self, parts: int = 1) -> Packed | None:
+        kernel = has_kernel(self.device, self.dtype)
+        packed = Packed(self.share_prompts, kernel, self.micro_batch_tokens, parts)
+        return packed if self.packing or self.share_prompts else None
 
     def _cut(self, sizes: list[int]) -> list[list[int]]:
         """The rows of each pass: longest first, as many as `micro_batch_tokens` holds of the longest one's length.
 
-        Packed, each row goes into the first pass that has room for it.
+        Packed, each unit of rows goes into the first pass that has room for it.
         """
         order = sorted((row for row, size in enumerate(sizes) if size > 0), key=lambda row: -sizes[row])
-        if self.packing:
+        if self.packing or self.share_prompts:
             return first_fit(order, sizes, self.micro_batch_tokens)
         passes = []
         while order:
@@ -257,7 +265,7 @@ class Policy:
 
     def _attention(self) -> AbstractContextManager:
         """Stays inside packed rows, also where the backward pass runs layers again."""
-        return attention(self.model, "packed") if self.packing else nullcontext()
+        return attention(self.model, "packed") if self.packing or self.share_prompts else nullcontext()
 
     def _how(self) -> tuple[float, int, bool]:
         return self.temperature, self.chunk, self.compiled

@@ -70,6 +70,12 @@ def make_sampler(
     return TransformersSampler(policy)
 
 
+def sampler_from_args(args: Any, policy: Policy, max_length: int) -> "TransformersSampler | VllmSampler":
+    """The sampler of a run's command line, for prompts and responses of at most `max_length` tokens together."""
+    engine = args.vllm_tensor_parallel_size, args.vllm_gpu_memory_utilization
+    return make_sampler(args.backend, policy, max_length, *engine)
+
+
 def fit_prompts(
     policy: Policy, problems: Sequence[Problem], max_prompt_length: int, max_new_tokens: int, further: int = 0
 ) -> tuple[list[Problem], int]:
@@ -187,24 +193,28 @@ def check_same_prompts(prompts: list[list[int]], beginnings: list[list[int]]) ->
 def score_beginnings(
     policy: Policy, prompts: list[list[int]], beginnings: list[list[int]], temperature: float
 ) -> list[Response]:
-    """Given beginnings of responses as they are, with the trainer's log-probabilities; whole if they end."""
-    logprobs = [np.zeros(0, np.float32) for _ in beginnings]
+    """Given beginnings of responses as they are, with the trainer's log-probabilities and entropies; whole if they
+    end."""
+    known = [(np.zeros(0, np.float32),) * 2 for _ in beginnings]
     if some := [i for i, ids in enumerate(beginnings) if ids]:
         scorer = copy.copy(policy)
         scorer.temperature = temperature
-        scored, _ = scorer.score(token_batch([prompts[i] for i in some], [beginnings[i] for i in some]))
-        for i, row in zip(some, scored.numpy(), strict=True):
-            logprobs[i] = row[: len(beginnings[i])]
+        scored = scorer.score(token_batch([prompts[i] for i in some], [beginnings[i] for i in some]))
+        for i, *rows in zip(some, *(values.float().numpy() for values in scored), strict=True):
+            known[i] = tuple(row[: len(beginnings[i])] for row in rows)
     return [
-        Response(ids, values, truncated=not ids or ids[-1] not in policy.end_ids)
-        for ids, values in zip(beginnings, logprobs, strict=True)
+        Response(ids, logprobs, not ids or ids[-1] not in policy.end_ids, entropies)
+        for ids, (logprobs, entropies) in zip(beginnings, known, strict=True)
     ]
 
 
 def joined(beginning: Response, rest: Response) -> Response:
     """A response that was drawn after a given beginning, as a whole."""
     token_ids = np.concatenate([beginning.token_ids, rest.token_ids])
-    return Response(token_ids, np.concatenate([beginning.logprobs, rest.logprobs]), rest.truncated)
+    logprobs = np.concatenate([beginning.logprobs, rest.logprobs])
+    known = rest.entropies is not None
+    entropies = np.concatenate([beginning.entropies, rest.entropies]) if known else None
+    return Response(token_ids, logprobs, rest.truncated, entropies)
 
 
 def sample_mixed_groups(

@@ -21,8 +21,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from common import ranks
-from common.packing import pack
-from common.passes import Pass, TokenModel, decoder_layers
+from common.packing import Unit, pack
+from common.passes import Packed, Pass, TokenModel, decoder_layers
 from common.policy import Policy
 from common.vocabulary import Statistic, vocabulary_backward
 
@@ -113,7 +113,10 @@ class ShardedPolicy(Policy):
         idle = ranks.largest(len(own)) - len(own)  # asked first: in a pass, ranks wait for each other
         yield from own
         for _ in range(idle):
-            yield idle_pass(self.packing).to(self.device)
+            yield idle_pass(self._packed()).to(self.device)
+
+    def _packed(self, parts: int = 1) -> Packed | None:
+        return super()._packed(ranks.world_size())
 
     def _cut(self, sizes: list[int]) -> list[list[int]]:
         """This rank's rows alone: they go, longest first, to the rank with the fewest tokens."""
@@ -165,8 +168,9 @@ def digest(*tensors: Tensor) -> bytes:
     return found.digest()
 
 
-def idle_pass(packing: bool) -> Pass:
+def idle_pass(packed: Packed | None) -> Pass:
     """A single token of which nothing is wanted: because weights are gathered from everybody, nobody may stay away."""
     ids, none = torch.zeros(1, 1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    ids, in_pass, layout = pack(ids, [1], (none, none)) if packing else (ids, (none, none), {})
+    unit = Unit([0], 1, [0])
+    ids, in_pass, layout = pack(ids, [unit], (none, none), packed.kernel) if packed else (ids, (none, none), {})
     return Pass(ids, layout, (none, none), in_pass, none)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from common import InputError, gym, hub, ranks
 from common.files import file_problems, is_file
@@ -95,6 +96,13 @@ def load_problems(
     return ranks.from_first(
         lambda: read_problems(task, eval_task, num_eval, prompt_column, answer_column, trace_column, template)
     )
+
+
+def problems_from_args(args: Any, **instead: Any) -> tuple[list[Problem], list[Problem]]:
+    """The training and evaluation problems of a run's command line, with other values `instead` for some flags."""
+    args = replace(args, **instead)
+    columns = args.prompt_column, args.answer_column, args.trace_column
+    return load_problems(args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template)
 
 
 def read_problems(

@@ -150,6 +150,10 @@ class VllmSampler:
             self.llm.sleep(level=2)
             self.asleep = {"weights", "kv_cache"}
 
+    def score(self, batch: dict, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`policy.score`, (B, T) each: an engine of its own knows no entropy, and rounds in another way."""
+        return self.policy.score(batch, rows)
+
     def trust(self, gap: float) -> None:
         """End the process (exit status 1) if the engine's log-probabilities are not the trainer's.
 

@@ -77,8 +77,9 @@ def tiny_policy(
 ) -> Policy:
     """A policy over `tiny_model` with the byte tokenizer; `options` that are not Policy's go to the config."""
     known = (
-        "temperature micro_batch_tokens learning_rate weight_decay max_grad_norm packing gradient_checkpointing".split()
-    )
+        "temperature micro_batch_tokens learning_rate weight_decay max_grad_norm packing share_prompts "
+        "gradient_checkpointing"
+    ).split()
     config = {key: value for key, value in options.items() if key not in known}
     options = {key: value for key, value in options.items() if key in known}
     return Policy(tiny_model(kind, tied, dtype, seed, **config), byte_tokenizer(), **options)

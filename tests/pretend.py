@@ -128,7 +128,7 @@ class PretendedCuda(TorchDispatchMode):
             if name in WAITING:
                 self.syncs[name] += 1
             if name.startswith(("index", "_index")) and any(
-                x.dtype == torch.bool for x in tree_leaves(args[1]) if x is not None
+                isinstance(x, Tensor) and x.dtype == torch.bool for x in tree_leaves(args[1])
             ):
                 self.syncs["nonzero"] += 1  # how many there are has to be counted first
             if here and name.startswith(("index", "_index")):
@@ -182,7 +182,8 @@ class PretendedCuda(TorchDispatchMode):
             seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
             scores = scores.masked_fill(~seen, -torch.inf)
         if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -torch.inf)
+            added = attn_mask.dtype != torch.bool
+            scores = scores + attn_mask if added else scores.masked_fill(~attn_mask, -torch.inf)
         return (scores.softmax(-1).nan_to_num(0.0) @ v.float()).to(v.dtype)
 
     def varlen_attention(self, q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), **others):
@@ -190,11 +191,17 @@ class PretendedCuda(TorchDispatchMode):
         self.attention[f"varlen {str(q.dtype).removeprefix('torch.')}"] += 1
         if not (isinstance(cu_q, OnCuda) and cu_q.dtype == cu_k.dtype == torch.int32 and q.dtype in HALF):
             raise RuntimeError(f"variable-length attention takes int32 ends and half precision, not {q.dtype}")
-        ends = cu_q.held.tolist()
-        if window_size != (-1, 0) or max_q != max_k or max(b - a for a, b in pairwise(ends)) != max_q:
-            raise RuntimeError("not causal attention inside rows of at most max_q tokens")
-        rows = [[x[a:b].transpose(0, 1)[None] for x in (q, k, v)] for a, b in pairwise(ends)]
-        return torch.cat([self._attend(*row, None, True, scale)[0].transpose(0, 1) for row in rows])
+        queries, keys = (list(pairwise(ends.held.tolist())) for ends in (cu_q, cu_k))
+        longest = tuple(max(b - a for a, b in ends) for ends in (queries, keys))
+        if window_size != (-1, 0) or (max_q, max_k) != longest or len(queries) != len(keys):
+            raise RuntimeError("not causal attention inside rows of at most max_q and max_k tokens")
+        rows = []
+        for (a, b), (c, d) in zip(queries, keys, strict=True):
+            row = (x[some].transpose(0, 1)[None] for x, some in ((q, slice(a, b)), (k, slice(c, d)), (v, slice(c, d))))
+            # The last query sees all keys: torch's dense attention counts from the first one instead.
+            mask = torch.ones(b - a, d - c, dtype=torch.bool, device=q.device).tril(d - c - b + a)
+            rows.append(self._attend(*row, mask, False, scale)[0].transpose(0, 1))
+        return torch.cat(rows)
 
 
 def outside(function):

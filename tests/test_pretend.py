@@ -115,6 +115,7 @@ def test_it_counts_what_the_host_waits_for() -> None:
     [
         *({"kind": kind, "tied": tied} for kind, tied in KINDS),
         {"packing": True},
+        {"packing": True, "share_prompts": True},
         {"graph": True},
         {"gradient_checkpointing": True},
         {"offload_optimizer": True},
@@ -142,12 +143,14 @@ def test_in_float32_the_numbers_are_the_cpus(options: dict) -> None:
         ("qwen2", True, True, True),
         ("qwen2", True, False, False),
         ("phi", False, True, True),
+        ("qwen2", True, True, "shared"),
     ],
 )
-def test_in_bfloat16_the_kernels_are_reached(kind: str, tied: bool, checkpointing: bool, packing: bool) -> None:
+def test_in_bfloat16_the_kernels_are_reached(kind: str, tied: bool, checkpointing: bool, packing: bool | str) -> None:
     """Variable-length attention for packed rows, products in float32 for logits and for the head's gradient."""
     batch, exact = small_batch(), policy_on("cpu", kind, tied)
-    options = {"dtype": None, "packing": packing, "gradient_checkpointing": checkpointing, "micro_batch_tokens": 30}
+    options = {"dtype": None, "packing": bool(packing), "share_prompts": packing == "shared", "micro_batch_tokens": 30}
+    options["gradient_checkpointing"] = checkpointing
     with PretendedCuda() as cuda:
         policy = policy_on("cuda:0", kind, tied, **options)
         assert policy.dtype == HALF and next(policy.model.parameters()).dtype == torch.float32

@@ -76,6 +76,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, u
         ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "passes", micro_batch_tokens=24)],
         ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "few", num_prompts=1, num_minibatches=1)],
         ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "packed", beta=0.1, packing=True)],
+        ["grpo", *flags_of("grpo", model=untied, output_dir=directory / "apart", share_prompts=False)],
     ]
     (directory / "commands.json").write_text(json.dumps(commands))
     process = torchrun(str(ROOT / "tests" / "several_ranks.py"), str(directory / "commands.json"))
@@ -118,7 +119,8 @@ def test_two_ranks_learn_what_one_process_learns(name: str, two_ranks: Path, run
         ("untied", {"beta": 0.1, "entropy_coef": 0.01}),
         ("passes", {"micro_batch_tokens": 24}),  # many passes, not the same number of rows on both
         ("few", {"num_prompts": 1, "num_minibatches": 1}),  # one rank has nothing to sample
-        ("packed", {"beta": 0.1}),  # next to one process that pads
+        ("packed", {"beta": 0.1}),  # next to one process that does not pack all rows
+        ("apart", {}),
     ],
 )
 def test_other_settings(
@@ -135,7 +137,7 @@ def test_other_settings(
 
 def test_one_rank_writes(two_ranks: Path) -> None:
     """Each line once, and a checkpoint that any program of the library loads."""
-    assert (two_ranks / "out").read_text().count("step 4/4") == len(CHOSEN) + 4
+    assert (two_ranks / "out").read_text().count("step 4/4") == len(CHOSEN) + 5
     checkpoint = two_ranks / "grpo" / "checkpoints" / "step-000004"
     assert sorted(path.name for path in (checkpoint / "optimizer").glob("*.distcp")) == ["__0_0.distcp", "__1_0.distcp"]
     assert load_policy(str(checkpoint), device="cpu").end_ids == [256]
@@ -570,7 +572,7 @@ def test_every_thing_is_some_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_are_dealt_out_by_their_tokens(packing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row once; tokens nearly even; as many passes on every rank."""
     policy = ShardedPolicy.__new__(ShardedPolicy)
-    policy.micro_batch_tokens, policy.packing = 64, packing
+    policy.micro_batch_tokens, policy.packing, policy.share_prompts = 64, packing, False
     sizes = [3, 50, 7, 0, 21, 22, 40, 9, 1, 30, 0, 12, 5]
     monkeypatch.setattr(ranks, "world_size", lambda: 3)
     dealt = []

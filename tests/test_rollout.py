@@ -15,7 +15,7 @@ import common.rollout
 from common import InputError
 from common.basics import Timer
 from common.batch import Response, Sample, make_batch, take_rows
-from common.hf import TransformersSampler, draw, uniform_noise
+from common.hf import TopP, TransformersSampler, draw, uniform_noise
 from common.metrics import batch_metrics
 from common.policy import Policy
 from common.problems import Problem
@@ -96,6 +96,40 @@ def test_rollout_logprobs_are_those_of_score(kind: str, tied: bool, temperature:
     # At another temperature they would be far apart.
     policy.temperature = 0.8
     assert (policy.score(batch)[0] - batch["rollout_logprobs"]).abs().max() > 0.1
+
+
+def drawn(dtype: torch.dtype = torch.float32, **options) -> tuple[TransformersSampler, dict]:
+    policy = tiny_policy(dtype=dtype, temperature=0.7, learning_rate=0.1)
+    sampler = TransformersSampler(policy)
+    problems = [Problem(prompt, "2", str(i), "math") for i, prompt in enumerate(("1+1=", "a", "12 " * 7))]
+    samples = sample_groups(problems, sampler, Verifier(), Timer(), 3, 0.7, 12, seed=1, **options)
+    return sampler, make_batch(samples)
+
+
+@pytest.mark.parametrize("options", [{}, {"prefixes": [[65, 66], [], [70]]}, {"transform": TopP(0.5)}])
+def test_nothing_is_scored_twice(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a token was drawn with is what the trainer finds, entropy too, and no pass is made for it."""
+    sampler, batch = drawn(**options)
+    expected = sampler.policy.score(batch)
+    monkeypatch.setattr(sampler.policy, "score", lambda *_: pytest.fail("scored again"))
+    for found, value in zip(sampler.score(batch), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["updated", "temperature", "changed distribution", "float64", "bfloat16"])
+def test_what_the_trainer_may_find_otherwise_is_scored(case: str) -> None:
+    dtype = {"float64": torch.float64, "bfloat16": torch.bfloat16}.get(case, torch.float32)
+    changed = {"transform": TopP(0.5), "transformed_logprobs": True} if case == "changed distribution" else {}
+    sampler, batch = drawn(dtype, **changed)
+    policy = sampler.policy
+    if case == "updated":
+        policy.backward(batch, torch.ones_like(batch["rollout_logprobs"]))
+        policy.step()
+        sampler.sync()
+    if case == "temperature":
+        policy.temperature = 1.5
+    found, expected = sampler.score(batch), policy.score(batch)
+    assert all(map(torch.equal, found, expected)) and not torch.equal(found[0], batch["rollout_logprobs"])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -87,7 +87,7 @@ def test_every_flag_is_read(name: str) -> None:
     fields = {field.name for field in dataclasses.fields(importlib.import_module(f"algos.{name}").Args)}
     text = sync.read(name) + "".join(
         (ROOT / "common" / f"{part}.py").read_text()
-        for part in ("arguments", "records", "run", "evaluate", "loading", "batch")
+        for part in ("arguments", "records", "run", "evaluate", "loading", "batch", "rollout", "tasks")
     )
     read = set(re.findall(r"\b(?:self\.)?args\.(\w+)", text)) | set(re.findall(r"\bself\.(\w+) \*", text))
     assert not fields - read

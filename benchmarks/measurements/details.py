@@ -296,8 +296,8 @@ VARIANTS = (
         "kl_cov",
         (
             (
-                '            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each\n',
-                '            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each\n'
+                '            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each\n',
+                '            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each\n'
                 '            batch["old_logprobs"] = batch["rollout_logprobs"]\n',
             ),
             ("                if policy.updates == sampled_by:  #", "                if False:  #"),

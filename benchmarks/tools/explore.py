@@ -56,7 +56,7 @@ from common.metrics import entropy_slopes, promised_change
 from common.policy import Policy
 from common.rollout import fit_prompts, sample_groups
 from common.run import STATE_FILE, checkpoints_of
-from common.tasks import load_problems
+from common.tasks import problems_from_args
 from common.verifier import Verifier
 from tests.sync import own_parts
 
@@ -143,10 +143,8 @@ def scene(module: ModuleType, args: object, policy: Policy, step: int, state: di
     found = {"args": args, "policy": policy, "step": step, "train_problems": train_problems, "timer": Timer()}
     run = SimpleNamespace(state=state, checkpoint=Path())  # not None: nothing is measured as before a first step
     found |= {"run": run, "sampler": actor.sampler, "verifier": actor.verifier}
-    found["columns"] = args.prompt_column, args.answer_column, args.trace_column
     found["limits"] = args.max_prompt_length, args.max_response_length
-    found["longest"] = found["limits"][1]  # the step's prompts are those that the run has read
-    found["engine"] = policy.context_length, 1, 0.0
+    found["longest"] = found["eval_longest"] = args.max_response_length  # the step's prompts are those of the run
     found["draw"] = partial(sample_groups, sampler=actor.sampler, verifier=actor.verifier, **sizes)
     return vars(module) | found
 
@@ -355,8 +353,7 @@ def explore(own: Args) -> dict:
     policy, saved = load_policy(args, checkpoint, own.base)
     step = saved.get("step", 0) + 1
     policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
-    columns = args.prompt_column, args.answer_column, args.trace_column
-    problems, _ = load_problems(args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template)
+    problems, _ = problems_from_args(args)
     problems, _ = fit_prompts(policy, problems, args.max_prompt_length, args.max_response_length)
     of_step = dataclasses.replace(args, num_prompts=own.prompts, seed=random_seed(args.seed, own.seed))
     names = scene(module, of_step, policy, step, saved.get("state", {}), problems)

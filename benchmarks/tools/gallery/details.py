@@ -338,7 +338,7 @@ DETAILS = (
         "The two agree up to rounding. Where a loss has a kink at ratio 1, as KL-Cov's penalty has, rounding is "
         "enough: every selected token gets a push of full size and accidental sign at the first update.",
         "kl_cov",
-        '            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each',
+        '            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each',
         (
             Peer("verl 0.9", "scored again by the trainer unless told otherwise (rollout_correction)", "code"),
             Peer(
@@ -347,8 +347,9 @@ DETAILS = (
                 "code",
             ),
         ),
-        "Measured at the first minibatch with this machine's float32 rounding; engines that sample in bfloat16 differ "
-        "by much more.",
+        "Here the sampler's values are taken where it has the trainer's arithmetic, for the first update's current ones "
+        "too, so that the ratio is exactly 1; else the trainer's, for both. Measured is one against the other, at the "
+        "first minibatch with this machine's float32 rounding; engines that sample in bfloat16 differ by much more.",
     ),
     Detail(
         "dual-clip",
@@ -391,7 +392,7 @@ DETAILS = (
         "them; over tokens or over responses; of the whole vocabulary or as -log p of what was sampled. It changes the "
         "curve that is read, not the run.",
         "grpo",
-        '            batch["old_logprobs"], batch["entropy"] = policy.score(batch, rows)  # (B, T) each',
+        '            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each',
         (
             Peer("verl 0.9", "before the update, with the old log-probabilities, mean over tokens", "code"),
             Peer("TRL 1.16, GRPOTrainer._compute_loss", "during the updates", "code"),
