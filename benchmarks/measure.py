@@ -146,6 +146,40 @@ def random_qwen(seed: int, device: str = "cpu", tied: bool = True, **sizes: obje
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
+# --- Load -----------------------------------------------------------------------------------------------------------
+
+
+class Load:
+    """How busy other processes keep this machine's processors while a block runs: `others`, a share of all of them.
+
+        with Load() as load:
+            ...
+        load.others    # None where there is no /proc/stat to tell
+
+    What this process and the children that it has waited for did is not counted.
+    """
+
+    def __enter__(self) -> "Load":
+        self.before = self.seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.others = None
+        if self.before:
+            busy, total, own = (after - before for after, before in zip(self.seconds(), self.before, strict=True))
+            self.others = max(0.0, (busy - own) / total) if total else 0.0  # over before a clock has ticked
+
+    @staticmethod
+    def seconds() -> tuple[float, float, float] | None:
+        """Of all processors: busy and in all, since the machine started; of this process and its children: busy."""
+        path = Path("/proc/stat")
+        if not path.exists():
+            return None
+        # user, nice, system, idle, waiting for a disk, two kinds of interrupts, taken away by the host
+        times = [int(word) / os.sysconf("SC_CLK_TCK") for word in path.read_text().split("\n")[0].split()[1:9]]
+        return sum(times) - times[3] - times[4], sum(times), sum(os.times()[:4])
+
+
 # --- Provenance -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from common import InputError, gym, hub, ranks
@@ -100,7 +101,7 @@ def load_problems(
 
 def problems_from_args(args: Any, **instead: Any) -> tuple[list[Problem], list[Problem]]:
     """The training and evaluation problems of a run's command line, with other values `instead` for some flags."""
-    args = replace(args, **instead)
+    args = SimpleNamespace(**vars(args) | instead)
     columns = args.prompt_column, args.answer_column, args.trace_column
     return load_problems(args.task, args.eval_task, args.eval_problems, *columns, args.prompt_template)
 

@@ -5,13 +5,16 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from benchmarks import memory, scaling, throughput
+from benchmarks.measure import Load
 from common.passes import TokenModel, compute_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,12 +244,46 @@ def test_side_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     measures = {"ours": lambda seed: {"median": 2.0}, "trl": lambda seed: {"median": 3.0}}
     args, quiet = throughput.Args(repeats=2), lambda text: None
     found = throughput.alternate(args, measures, quiet)
-    assert found["ratio"] == {"ours": 1.5} and [run["seed"] for run in found["runs"]["trl"]] == [1, 2]
+    assert found["ratios"] == {"each at its fastest": {"median": 1.5, "lowest": 1.5, "highest": 1.5}}
+    assert [run["seed"] for run in found["runs"]["trl"]] == [1, 2]
     found = throughput.alternate(args, measures | {"trl": broken}, quiet, may_be_missing=True)
-    assert found["missing"] == {"trl": "ValueError: head size 24"} and found["ratio"] == {}
+    assert found["missing"] == {"trl": "ValueError: head size 24"} and found["ratios"] == {}
     assert len(found["runs"]["ours"]) == 2 and "trl" not in found["runs"]
     with pytest.raises(SystemExit, match="it failed"):
         throughput.alternate(args, measures | {"trl": broken}, quiet)
+
+
+def test_ratios_are_those_of_pairs() -> None:
+    """Each at its fastest, by the median, and as both come: our threads sleep, TRL's spin."""
+    ours = {"ours, passive": [1.0, 2.0, 4.0], "ours, spinning": [1.0, 1.0, 9.0]}
+    found = throughput.ratios(ours | {"trl, passive": [3.0, 3.0, 3.0], "trl, spinning": [8.0, 4.0, 4.0]})
+    assert found["as both come"] == {"median": 2.0, "lowest": 1.0, "highest": 8.0}
+    assert found["each at its fastest"] == {"median": 3.0, "lowest": 3 / 9, "highest": 3.0}
+
+
+@pytest.mark.parametrize(("load", "told"), [(0.01, True), (0.3, False)])
+def test_no_ratio_is_told_from_a_busy_machine(load: float, told: bool) -> None:
+    run = {"median": 1.0, "tokens_per_second": 1.0} | STEP
+    measures = {"ours, passive": lambda seed: dict(run), "trl, spinning": lambda seed: run | {"median": 2.0}}
+    result = throughput.alternate(throughput.Args(repeats=2), measures, lambda text: None)
+    caption = throughput.step_table(result | {"load_of_others": load}, "step").caption
+    assert ("2.00 (2.00 to 2.00)" in caption) == told and ("kept up to 30% of the processors busy" in caption) != told
+
+
+def test_load_is_that_of_others() -> None:
+    """Not what this process does itself, nor a child that it has waited for; a share of all processors."""
+    spin = "import time; end = time.process_time() + {}\nwhile time.process_time() < end: pass"
+    with Load() as own:
+        exec(spin.format(0.3))
+        subprocess.run([sys.executable, "-c", spin.format(0.3)], check=True)
+    with subprocess.Popen([sys.executable, "-c", spin.format(60)]) as other, Load() as load:
+        time.sleep(0.7)
+        other.kill()
+    assert own.others is not None and 0 <= own.others <= 1 and 0 < load.others <= 1
+    before, after = (10.0, 20.0, 1.0), (14.0, 28.0, 3.0)
+    with patch.object(Load, "seconds", side_effect=[before, after]), Load() as load:
+        pass
+    assert load.others == (4 - 2) / 8
 
 
 PATH_OPTIONS = {
@@ -281,15 +318,14 @@ def test_throughput_runs(tmp_path: Path) -> None:
     steps = ["--num-steps", "3", "--warmup-steps", "1", "--num-prompts", "2", "--repeats", "1", "--threads", "1"]
     printed = run("throughput", *steps, "--trl-settings", "one batch", "--out", str(out))
     report = json.loads(out.read_text())
-    for side in ("ours", "trl"):
-        [found] = report["runs"][side]
+    assert list(report["runs"]) == ["ours, passive", "trl, passive", "ours, spinning", "trl, spinning"]
+    for [found] in report["runs"].values():
         step = sum(found["seconds"]) / len(found["seconds"])
         # A step's end is seen in the line that the script prints, a few milliseconds after it.
         assert 0 < sum(found[phase] for phase in throughput.PHASES) <= 1.02 * step
         assert found["rollout"] > 0 and found["update"] > 0 and found["tokens_per_second"] > 0
         assert len(found["seconds"]) == 2 and found["length"] > 1
-    assert report["runs"]["ours"][0]["score"] > 0 == report["runs"]["trl"][0]["score"]
-    assert "sampling" in printed and "TRL / ours" in printed
+    assert "sampling" in printed and ("TRL / ours" in printed or "no ratio" in printed)
     run("throughput", "--parts", "verl", *steps, "--out", str(out))
     added = json.loads(out.read_text())
     assert "missing" in added["verl"] or added["verl"]["sides"]["verl"]["seconds"] > 0

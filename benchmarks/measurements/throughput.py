@@ -1,10 +1,12 @@
 """Speed of a training step, next to TRL's, and of its loss path, next to verl's.
 
 step: seconds per training step of algos/grpo.py and of TRL's GRPOTrainer on the same model, the same countdown problems
-in the same order, the same response length, number of threads and reward, one optimiser step per rollout. The two
-alternate. TRL's settings are tried first and its fastest one is used. Lengths, rewards and the share of groups without
-spread are reported too: without them like, the seconds compare nothing. With `--backends hf vllm` the same again with
-vLLM, TRL's colocated.
+in the same order, the same response length, number of threads and reward, one optimiser step per rollout. TRL's
+settings are tried first and its fastest one is used. Both sides are measured with threads that sleep while they wait
+(ours as it comes) and with threads that spin (TRL's, unless OMP_WAIT_POLICY says otherwise), all four in turn, and what
+else the machine did is kept beside each run: on a busy one no ratio is told. Lengths, rewards and the share of groups
+without spread are reported too: without them like, the seconds compare nothing. With `--backends hf vllm` the same
+again with vLLM, TRL's colocated.
 
 A step has these phases; what is left of its seconds is bookkeeping:
 
@@ -51,6 +53,7 @@ from rich.table import Table
 from algos import grpo
 from benchmarks import RESULTS, ROOT
 from benchmarks.measure import (
+    Load,
     as_flags,
     check_known,
     environment,
@@ -73,6 +76,8 @@ TRL_SETTINGS = {
     "static cache": {"cache_implementation": "static"},
 }
 PHASES = ("rollout", "verify", "score", "update")
+OWNERS = ("ours", "trl")  # how the names of the measured sides begin
+QUIET = 0.05  # share of the processors that others may keep busy for a ratio to be told
 
 
 @dataclass
@@ -81,7 +86,8 @@ class Args:
     """step, verl"""
     backends: tuple[str, ...] = ("hf",)
     """hf, vllm: what samples in the steps"""
-    repeats: int = 3
+    repeats: int = 5
+    """pairs"""
     threads: int = 2
     """OMP_NUM_THREADS of every measured process"""
     seed: int = 1
@@ -97,7 +103,7 @@ class Args:
     warmup_steps: int = 5
     """first steps of each run that are not counted"""
     trl_settings: tuple[str, ...] = tuple(TRL_SETTINGS)
-    """tried in turn; a single one is taken as it is, with threads that sleep"""
+    """tried in turn; a single one is taken as it is"""
     probe_steps: int = 8
     """steps for each of TRL's settings, warm-up included"""
     learning_rate: float = 1e-4
@@ -256,9 +262,9 @@ def trl_steps(options: dict) -> dict:
     return summary(step_times(ends, first), steps[first:], batch_size)
 
 
-def measure_trl(args: Args, setting: dict, passive: bool, limit: float | None = None, **options) -> dict | None:
+def measure_trl(args: Args, setting: dict, passive: bool, **options) -> dict:
     options = worker_options(args) | options | {"setting": setting}
-    return run_worker(__file__, "trl", options, args.threads, passive, limit)
+    return run_worker(__file__, "trl", options, args.threads, passive)
 
 
 def worker_options(args: Args) -> dict:
@@ -266,41 +272,28 @@ def worker_options(args: Args) -> dict:
 
 
 def probe_trl(args: Args, show: Callable) -> list[dict]:
-    """TRL's settings, a few steps of each; on a CPU the fastest one also with threads that spin."""
+    """TRL's settings, a few steps of each."""
     if len(args.trl_settings) == 1:
         return []
     probes = []
     steps = {"num_steps": args.probe_steps, "warmup_steps": min(2, args.warmup_steps)}
-    started = time.perf_counter()
     for name in args.trl_settings:
-        run = measure_trl(args, TRL_SETTINGS[name], True, **steps)
-        probes.append({"setting": name, "omp_wait_policy_passive": True} | run)
-        show(f"TRL, {name}, passive threads: {probes[-1]['median']:.3f} s per step")
-    if args.device != "cpu":
-        return probes
-    # Spinning threads can win on idle cores; beside any other busy process they take many times as long.
-    limit = time.perf_counter() - started
-    name = min(probes, key=lambda run: run["median"])["setting"]
-    spinning = measure_trl(args, TRL_SETTINGS[name], False, limit, **steps)
-    if spinning:
-        probes.append({"setting": name, "omp_wait_policy_passive": False} | spinning)
-    seconds = f"{spinning['median']:.3f} s per step" if spinning else f"given up after {limit:.0f} s"
-    show(f"TRL, {name}, spinning threads: {seconds}")
+        probes.append({"setting": name} | measure_trl(args, TRL_SETTINGS[name], True, **steps))
+        show(f"TRL, {name}: {probes[-1]['median']:.3f} s per step")
     return probes
 
 
 def compare_steps(args: Args, show: Callable) -> dict:
-    """Find TRL's best setting, then alternate."""
+    """Both sides with threads that sleep and, on a CPU, with threads that spin, in turn, TRL in its best setting."""
     probes = probe_trl(args, show)
-    known = {"setting": args.trl_settings[0], "omp_wait_policy_passive": True}
-    best = min(probes, key=lambda run: run["median"], default=known)
-    setting, passive = TRL_SETTINGS[best["setting"]], best["omp_wait_policy_passive"]
-    # Ours with the threads that TRL does best with and, where those spin, also as it comes.
-    measures = {"ours": lambda seed: our_steps(args, seed, passive)}
-    if not passive:
-        measures["ours_default"] = lambda seed: our_steps(args, seed, True)
-    measures["trl"] = lambda seed: measure_trl(args, setting, passive, seed=seed)
-    return {"trl_settings": probes, "trl_setting": {key: best[key] for key in known}} | alternate(args, measures, show)
+    best = min(probes, key=lambda run: run["median"])["setting"] if probes else args.trl_settings[0]
+    kinds = {"passive": True} | ({"spinning": False} if args.device == "cpu" else {})
+    measures = {}
+    for kind, passive in kinds.items():
+        measures[f"ours, {kind}"] = partial(our_steps, args, passive=passive)
+        measures[f"trl, {kind}"] = partial(measure_trl, args, TRL_SETTINGS[best], passive)
+    measures = {side: lambda seed, measure=measure: measure(seed=seed) for side, measure in measures.items()}
+    return {"trl_settings": probes, "trl_setting": best} | alternate(args, measures, show)
 
 
 def compare_vllm(args: Args, show: Callable) -> dict:
@@ -318,7 +311,7 @@ def compare_vllm(args: Args, show: Callable) -> dict:
 def alternate(
     args: Args, measures: dict[str, Callable[[int], dict]], show: Callable, may_be_missing: bool = False
 ) -> dict:
-    """Each side once for every seed, in turn; seconds and the ratios of TRL's to ours.
+    """Each side once for every seed, in turn, with what else the machine did; seconds, and TRL's to ours (`ratios`).
 
     A side that cannot run ends the program, or is left out with what it said.
     """
@@ -327,7 +320,9 @@ def alternate(
     for seed in range(args.seed, args.seed + args.repeats):
         for side in list(runs):
             try:
-                runs[side].append({"seed": seed} | measures[side](seed))
+                with Load() as load:
+                    found = measures[side](seed)
+                runs[side].append({"seed": seed, "load_of_others": load.others} | found)
             except SystemExit as error:
                 if not may_be_missing:
                     raise
@@ -336,17 +331,29 @@ def alternate(
                 del runs[side]
         show(", ".join([f"step, seed {seed}", *(f"{side} {runs[side][-1]['median']:.3f} s" for side in runs)]))
     medians = {side: [run["median"] for run in runs[side]] for side in runs}
-    ratios = {
-        side: statistics.median(t / o for t, o in zip(medians["trl"], medians[side], strict=True))
-        for side in medians
-        if side != "trl" and "trl" in medians
-    }
     return ({"missing": missing} if may_be_missing else {}) | {
         "runs": runs,
+        "load_of_others": max(run["load_of_others"] or 0.0 for found in runs.values() for run in found),
         "median_seconds": {side: statistics.median(values) for side, values in medians.items()},
         "min_seconds": {side: min(values) for side, values in medians.items()},
-        "ratio": ratios,  # TRL / ours, median over the pairs
+        "ratios": ratios(medians),
     }
+
+
+def ratios(medians: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """TRL's seconds to ours, pair by pair: median, lowest and highest. Each side as it comes, which is with sleeping
+    threads here and with the system's, spinning ones there; and each with the threads that it is fastest with."""
+    kinds = {owner: {side: times for side, times in medians.items() if side.startswith(owner)} for owner in OWNERS}
+    if not all(kinds.values()):
+        return {}
+    fastest = (min(sides.values(), key=statistics.median) for sides in kinds.values())
+    come = kinds["ours"].get("ours, passive"), kinds["trl"].get("trl, spinning")
+    found = {"each at its fastest": tuple(fastest)} | ({"as both come": come} if all(come) else {})
+    rows = {}
+    for name, (ours, theirs) in found.items():
+        pairs = [t / o for o, t in zip(ours, theirs, strict=True)]
+        rows[name] = {"median": statistics.median(pairs), "lowest": min(pairs), "highest": max(pairs)}
+    return rows
 
 
 def last_line(text: str) -> str:
@@ -419,6 +426,7 @@ def time_paths(options: dict) -> dict:
             device=options["device"],
             micro_batch_tokens=2**30,
             learning_rate=options["learning_rate"],
+            share_prompts=side != "verl",
         )
         for side in options["sides"]
     }
@@ -466,22 +474,26 @@ def compare_paths(args: Args) -> dict:
 
 
 def step_table(result: dict, title: str) -> Table:
-    setting = result.get("trl_setting", {"setting": "vLLM colocated", "omp_wait_policy_passive": True})
-    threads = "passive" if setting["omp_wait_policy_passive"] else "spinning"
-    caption = [f"TRL with {setting['setting']}, {threads} threads"]
+    caption = [f"TRL with {result.get('trl_setting', 'vLLM colocated')}"]
     caption += [f"{side} does not run here: {reason}" for side, reason in result.get("missing", {}).items()]
     # "equal": groups whose rewards are all equal, which cost us no backward pass and TRL a full one.
     columns = ("s median", "min", "sampling", "rewards", "scoring", "update", "tokens/s", "length", "reward", "equal")
-    table = Table("", *columns, "TRL / ours", title=title, caption="\n".join(caption))
-    labels = {"ours": f"grpo.py, {threads} threads", "ours_default": "grpo.py as it comes", "trl": "TRL"}
+    load = result["load_of_others"]
+    if load > QUIET:
+        caption.append(f"no ratio: other processes kept up to {load:.0%} of the processors busy; {QUIET:.0%} may be")
+    else:
+        caption += [
+            f"TRL / ours, {name}: {row['median']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+            for name, row in result["ratios"].items()
+        ]
+    table = Table("", *columns, title=title, caption="\n".join(caption))
     for side, runs in result["runs"].items():
         keys = (*PHASES, "tokens_per_second", "length", "reward", "zero_spread")
         means = {key: mean([run[key] for run in runs]) for key in keys}
         cells = [f"{result['median_seconds'][side]:.3f}", f"{result['min_seconds'][side]:.3f}"]
         cells += [f"{means[phase]:.3f}" for phase in PHASES]
         cells += [f"{means['tokens_per_second']:,.0f}", f"{means['length']:.2f}", f"{means['reward']:.3f}"]
-        ratio = f"{result['ratio'][side]:.2f}" if side in result["ratio"] else ""
-        table.add_row(labels[side], *cells, f"{means['zero_spread']:.2f}", ratio)
+        table.add_row(side, *cells, f"{means['zero_spread']:.2f}")
     return table
 
 

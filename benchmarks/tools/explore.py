@@ -144,7 +144,8 @@ def scene(module: ModuleType, args: object, policy: Policy, step: int, state: di
     run = SimpleNamespace(state=state, checkpoint=Path())  # not None: nothing is measured as before a first step
     found |= {"run": run, "sampler": actor.sampler, "verifier": actor.verifier}
     found["limits"] = args.max_prompt_length, args.max_response_length
-    found["longest"] = found["eval_longest"] = args.max_response_length  # the step's prompts are those of the run
+    # The step's prompts are those that the run has read, and an engine had room for all of them.
+    found["longest"], found["eval_longest"] = args.max_response_length, policy.context_length
     found["draw"] = partial(sample_groups, sampler=actor.sampler, verifier=actor.verifier, **sizes)
     return vars(module) | found
 

@@ -347,8 +347,8 @@ DETAILS = (
                 "code",
             ),
         ),
-        "Here the sampler's values are taken where it has the trainer's arithmetic, for the first update's current ones "
-        "too, so that the ratio is exactly 1; else the trainer's, for both. Measured is one against the other, at the "
+        "Here the sampler's are taken where it has the trainer's arithmetic, as the current ones of the first update "
+        "too, so that its ratio is exactly 1; else both are the trainer's. Measured is one against the other, at the "
         "first minibatch with this machine's float32 rounding; engines that sample in bfloat16 differ by much more.",
     ),
     Detail(
