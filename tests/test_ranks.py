@@ -47,7 +47,12 @@ def flags_of(name: str, **changes) -> list[str]:
         | {"learning-rate": RATE}
         | {key.replace("_", "-"): value for key, value in changes.items()}
     )
-    return [text for key, value in flags.items() for text in (f"--{key}", *([] if value is True else [str(value)]))]
+    switches = {True: "--", False: "--no-"}
+    return [
+        text
+        for key, value in flags.items()
+        for text in ([switches[value] + key] if isinstance(value, bool) else [f"--{key}", str(value)])
+    ]
 
 
 def records(directory: Path) -> list[dict]:

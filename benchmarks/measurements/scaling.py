@@ -4,6 +4,8 @@
   threads each: seconds, and each rank's peak memory above what it held before the model was loaded.
 - slopes: seconds of the same three calls against the model's width, its depth, the batch's rows and the responses'
   length, one at a time, and the exponent that fits best: 1 is proportional, 2 quadratic.
+- prompts: seconds of the three calls where a prompt is read once for its group and where it is read for each response,
+  in turn, by how much longer than a response it is; on a model of 16 million parameters and, once, of 100 million.
 - paper: arithmetic, nothing of it measured: memory per rank, bytes moved and seconds of a step of 7B on 8 and 32B on 64
   H100s, and where it stops scaling, because moving bytes takes as long as computing or because there is one row for
   each rank. The assumptions are constants below.
@@ -14,6 +16,7 @@
     python -m benchmarks.scaling --parts ranks --processes 1 2 4 8 --device cuda --width 2048 --depth 24 --rows 64
 """
 
+import copy
 import json
 import math
 import statistics
@@ -31,6 +34,7 @@ from transformers import PreTrainedModel
 
 from benchmarks import RESULTS
 from benchmarks.measure import (
+    Load,
     check_known,
     environment,
     peak_memory,
@@ -51,7 +55,7 @@ GIB = 2**30
 
 @dataclass
 class Args:
-    parts: tuple[str, ...] = ("ranks", "slopes", "paper", "fit")
+    parts: tuple[str, ...] = ("ranks", "slopes", "prompts", "paper", "fit")
     """which estimates to make"""
     processes: tuple[int, ...] = (1, 2)
     width: int = 384
@@ -66,6 +70,14 @@ class Args:
     depths: tuple[int, ...] = (2, 4, 8, 16)
     batches: tuple[int, ...] = (4, 8, 16, 32)
     lengths: tuple[int, ...] = (64, 256, 1024, 2048)
+    shares: tuple[float, ...] = (0.1, 0.5, 2, 8, 30)
+    """tokens of a prompt for each token of a response"""
+    groups: tuple[int, ...] = (8, 16)
+    """responses to a prompt"""
+    both: int = 124
+    """tokens of prompt and response together"""
+    large: tuple[int, int] = (768, 12)
+    """width and depth of the larger model"""
     repeats: int = 3
     """steps that are timed; the fastest counts"""
     threads: int = 1
@@ -91,25 +103,33 @@ def random_model(width: int, depth: int, vocabulary: int, seed: int) -> PreTrain
     )
 
 
-def timed_steps(policy: Policy, rows: int, length: int, repeats: int, seed: int) -> list[float]:
-    """Seconds of score + backward + step on a fixed random batch, after one that is not counted."""
+def random_batch(vocabulary: int, rows: int, length: int, seed: int, prompt: int = PROMPT_LENGTH, n: int = 1) -> dict:
+    """Random prompts and responses of one length, `n` rows to each prompt."""
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = policy.head.out_features
-    batch = {
-        "prompt_ids": torch.randint(vocabulary, (rows, PROMPT_LENGTH), generator=generator),
-        "prompt_mask": torch.ones(rows, PROMPT_LENGTH, dtype=torch.bool),
+    prompts = torch.randint(vocabulary, (rows // n, prompt), generator=generator)
+    return {
+        "prompt_ids": prompts.repeat_interleave(n, 0),
+        "prompt_mask": torch.ones(rows, prompt, dtype=torch.bool),
         "response_ids": torch.randint(vocabulary, (rows, length), generator=generator),
         "mask": torch.ones(rows, length, dtype=torch.bool),
     }
-    grad_logprobs = torch.randn(rows, length, generator=generator) / (rows * length)
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        policy.score(batch)
-        policy.backward(batch, grad_logprobs)
-        policy.step()  # ends with a number on the CPU, so a GPU has done its work
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:]
+
+
+def timed_step(policy: Policy, batch: dict) -> float:
+    """Seconds of score + backward + step."""
+    generator = torch.Generator().manual_seed(0)
+    grad_logprobs = torch.randn(batch["mask"].shape, generator=generator) / batch["mask"].numel()
+    started = time.perf_counter()
+    policy.score(batch)
+    policy.backward(batch, grad_logprobs)
+    policy.step()  # ends with a number on the CPU, so a GPU has done its work
+    return time.perf_counter() - started
+
+
+def timed_steps(policy: Policy, rows: int, length: int, repeats: int, seed: int) -> list[float]:
+    """Seconds of steps on a fixed random batch, after one that is not counted."""
+    batch = random_batch(policy.head.out_features, rows, length, seed)
+    return [timed_step(policy, batch) for _ in range(repeats + 1)][1:]
 
 
 # --- Ranks ------------------------------------------------------------------------------------------------------------
@@ -183,6 +203,38 @@ def measure_slopes(args: Args, show: Callable) -> dict:
         result[axis] = {"values": values, "seconds": seconds, "base": base, "slope": exponent, "last_slope": last}
         show(f"{axis}: slope {exponent:.2f}, between the last two points {last:.2f}")
     return {"axes": result}
+
+
+# --- Prompts ----------------------------------------------------------------------------------------------------------
+
+
+def prompt_steps(options: dict) -> dict:
+    """Fastest of the timed steps with a prompt read once, and read for each response; in turn, in one process."""
+    model = random_model(*options["model"], options["vocabulary"], options["seed"])
+    how = {"device": options["device"], "packing": options["device"] != "cpu"}  # on CUDA it takes both
+    once = Policy(model, make_tokenizer(), share_prompts=True, **how)
+    each = Policy(copy.deepcopy(model), make_tokenizer(), **how)
+    rows, n = options["rows"], options["n"]
+    batch = random_batch(options["vocabulary"], rows, options["response"], options["seed"], options["prompt"], n)
+    times = [(timed_step(each, batch), timed_step(once, batch)) for _ in range(options["repeats"] + 1)][1:]
+    return {"each": min(first for first, _ in times), "once": min(second for _, second in times)}
+
+
+def measure_prompts(args: Args, show: Callable) -> dict:
+    small = (args.width, args.depth)
+    cases = [(small, share, n) for n in args.groups for share in args.shares]
+    cases += [(args.large, share, args.groups[0]) for share in args.shares if share in (2, 8)]
+    points = []
+    for model, share, n in cases:
+        response = max(1, round(args.both / (1 + share)))
+        shape = {"model": model, "n": n, "response": response, "prompt": args.both - response, "rows": 2 * n}
+        options = shape | {"vocabulary": args.vocabulary, "repeats": args.repeats, "seed": args.seed}
+        with Load() as load:
+            found = run_worker(__file__, "prompts", options | {"device": args.device}, args.threads)
+        parameters = random_model(*model, args.vocabulary, args.seed).num_parameters()
+        points.append(shape | found | {"share": share, "parameters": parameters, "load_of_others": load.others})
+        show(f"{parameters / 1e6:.0f} M, {n} responses, prompts {share:g} times as long: {found}")
+    return {"points": points}
 
 
 # --- On paper ---------------------------------------------------------------------------------------------------------
@@ -435,6 +487,17 @@ def slopes_table(result: dict) -> Table:
     return table
 
 
+def prompts_table(result: dict) -> Table:
+    columns = ("parameters", "responses", "prompt", "response", "read for each", "once", "times as fast", "tokens less")
+    table = Table(*columns, title="prompts: seconds of score + backward + step of two groups")
+    for p in result["points"]:
+        tokens = p["n"] * (p["prompt"] + p["response"]) / (p["prompt"] + p["n"] * p["response"])
+        sizes = f"{p['parameters'] / 1e6:.0f} M", *(str(p[key]) for key in ("n", "prompt", "response"))
+        times = f"{p['each']:.3f}", f"{p['once']:.3f}", f"{p['each'] / p['once']:.2f}", f"{tokens:.2f}"
+        table.add_row(*sizes, *times)
+    return table
+
+
 def paper_table(result: dict) -> Table:
     results = result["jobs"]
     names = (f"{r['job']['shape']['name']} on {r['job']['ranks']}" for r in results)
@@ -483,10 +546,10 @@ def fit_table(result: dict) -> Table:
 
 
 if __name__ == "__main__":
-    serve({"ranks": rank_steps, "slopes": slope_steps})
+    serve({"ranks": rank_steps, "slopes": slope_steps, "prompts": prompt_steps})
     args = tyro.cli(Args)
     console = Console()
-    check_known("parts", args.parts, ("ranks", "slopes", "paper", "fit"))
+    check_known("parts", args.parts, ("ranks", "slopes", "prompts", "paper", "fit"))
     report = json.loads(args.out.read_text()) if args.out.exists() else {}  # the other parts are kept
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -496,10 +559,12 @@ if __name__ == "__main__":
     measure = {
         "ranks": measure_ranks,
         "slopes": measure_slopes,
+        "prompts": measure_prompts,
         "paper": lambda *_: {"jobs": [*map(paper, JOBS)]},
         "fit": lambda *_: {"cases": [fit(*case) for case in CASES]},
     }
-    table = {"ranks": ranks_table, "slopes": slopes_table, "paper": paper_table, "fit": fit_table}
+    table = {"ranks": ranks_table, "slopes": slopes_table, "prompts": prompts_table}
+    table |= {"paper": paper_table, "fit": fit_table}
     for part in args.parts:
         about = environment("scaling", args)
         report[part] = about | measure[part](args, show)
