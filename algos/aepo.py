@@ -302,7 +302,8 @@ if __name__ == "__main__":
             batch |= entropy_slopes(policy, batch) if args.polarity else {}
             # [algo: score]
             rows = batch["likely_trained"] if args.num_minibatches == 1 else None
-            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each
+            scorer = policy if reference else sampler  # one rounding for both, so that equal models have a KL of 0
+            batch["old_logprobs"], batch["entropy"] = scorer.score(batch, rows)  # (B, T) each
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
             # [/algo]

@@ -148,9 +148,9 @@ class TransformersSampler:
     def score(self, batch: dict, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What `policy.score` gives, (B, T) each, without a pass where each token's values are known from its drawing.
 
-        That is in float32, for a batch that was drawn from the policy as it is now and not from a changed distribution.
-        In bfloat16 a token in its row and a token by itself round to numbers that differ as two policies do, and in
-        float64 a response is too short of digits.
+        That is in float32, with one rank or several, for a batch that was drawn from the policy as it is now, and not
+        from a changed distribution whose log-probabilities were asked for. In bfloat16 a token in its row and a token
+        by itself round to numbers that differ as two policies do, and float64 has more digits than a response keeps.
         """
         now = self.policy.updates, self.policy.temperature
         if "rollout_entropy" in batch and self.drawn_from == now and self.policy.dtype == torch.float32:

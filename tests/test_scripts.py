@@ -213,8 +213,8 @@ def test_groups_beyond_what_is_wanted_are_dropped(
     run: Callable, script_rewards: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Six mixed groups for four: a step over four."""
-    batches, score = [], Policy.score
-    monkeypatch.setattr(Policy, "score", lambda self, b, *a, **k: batches.append(b) or score(self, b, *a, **k))
+    batches, score = [], TransformersSampler.score
+    monkeypatch.setattr(TransformersSampler, "score", lambda self, b, *a: batches.append(b) or score(self, b, *a))
     script_rewards(["mmwr", "mmmm"])
     [record] = run("dapo", num_steps=1)
     assert batches[0]["rewards"].tolist() == [1, 0, 0] * 4 and record["rollout/trained_group_ratio"] == 1
@@ -321,14 +321,13 @@ def test_aepo_branches_where_a_sibling_was_least_sure(
     ratio: float, branches: int, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last floor(ratio G) rows go on from the first ones, cut before their least likely token but the first."""
-    batches, score = [], Policy.score
+    batches, score = [], TransformersSampler.score
 
-    def watch(self: Policy, batch: dict, *args, **options) -> tuple:
-        if "rewards" in batch:  # the step's, and not the beginnings of its branches
-            batches.append(batch)
-        return score(self, batch, *args, **options)
+    def watch(self: TransformersSampler, batch: dict, *args) -> tuple:
+        batches.append(batch)
+        return score(self, batch, *args)
 
-    monkeypatch.setattr(Policy, "score", watch)
+    monkeypatch.setattr(TransformersSampler, "score", watch)
     run("aepo", num_steps=1, num_generations=4, branch_ratio=ratio)
     batch, same = batches[0], []
     for first in range(0, len(batch["mask"]), 4):
@@ -387,14 +386,13 @@ def test_both_domains_are_trained_on(run, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_luffy_gives_each_group_its_solution(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last rows are the trace and an end token, to the letter; what the metrics say of sampling leaves them out."""
-    batches, score = [], Policy.score
+    batches, score = [], TransformersSampler.score
 
-    def watch(self: Policy, batch: dict, *args, **options) -> tuple:
-        if "rewards" in batch:
-            batches.append((batch, self))
-        return score(self, batch, *args, **options)
+    def watch(self: TransformersSampler, batch: dict, *args) -> tuple:
+        batches.append((batch, self.policy))
+        return score(self, batch, *args)
 
-    monkeypatch.setattr(Policy, "score", watch)
+    monkeypatch.setattr(TransformersSampler, "score", watch)
     flags = {"num_steps": 1, "num_generations": 4, "reward_mode": "verifier", "max_response_length": 32}
     [record] = run("luffy", num_expert=2, **flags)
     batch, policy = batches[0]
@@ -431,17 +429,16 @@ def test_luffy_refuses_a_problem_without_a_solution(run: Callable, tmp_path: Pat
 
 def test_cuts_draws_the_last_rows_evenly(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one word in S they are greedy after the warm-up; the loss sees the policy's own log-probabilities."""
-    batches, score = [], Policy.score
+    batches, score = [], TransformersSampler.score
 
     def better(logprobs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (logprobs > logprobs.gather(1, targets)).sum(1).to(logprobs.dtype)
 
-    def watch(self: Policy, batch: dict, *args, **options) -> tuple:
-        if "importance" not in batch:  # under the policy that sampled
-            batches.append((batch, score(self, batch, also=(better,))[2]))
-        return score(self, batch, *args, **options)
+    def watch(self: TransformersSampler, batch: dict, *args) -> tuple:
+        batches.append((batch, self.policy.score(batch, also=(better,))[2]))
+        return score(self, batch, *args)
 
-    monkeypatch.setattr(Policy, "score", watch)
+    monkeypatch.setattr(TransformersSampler, "score", watch)
     [record] = run("cuts", num_steps=1, num_generations=5, cuts_top_k=1, cuts_warmup=1)
     [(batch, ranks)] = batches
     even, mask = (torch.arange(20) % 5 >= 3)[:, None], batch["mask"].clone()
@@ -476,18 +473,20 @@ def test_cuts_is_refused_where_the_policy_alone_is_drawn_from(
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Batch, rows and results of every scoring pass; of groups of four two are right, one, all and none."""
-    seen, score = [], Policy.score
+    """Batch, rows and values of all that is scored, or known; of groups of four two are right, one, all and none."""
+    seen = []
+    for place in (Policy, TransformersSampler):
 
-    def watch(self: Policy, batch: dict, rows: torch.Tensor | None = None, also: tuple = ()) -> tuple:
-        found = score(self, batch, rows, also)
-        seen.append((batch, rows, *found))
-        return found
+        def watch(self, batch: dict, rows: torch.Tensor | None = None, *also: tuple, score=place.score) -> tuple:
+            found = score(self, batch, rows, *also)
+            seen.append((batch, rows, *found))
+            return found
+
+        monkeypatch.setattr(place, "score", watch)
 
     def verify(self: Verifier, problems: list, responses: list[str], first: int = 0) -> list[Verdict]:
         return [Verdict(float(right), "match", "1") for right in (0, 1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0)]
 
-    monkeypatch.setattr(Policy, "score", watch)
     monkeypatch.setattr(Verifier, "__call__", verify)
     return seen
 
@@ -535,7 +534,7 @@ def test_gxpo_leaps_between_its_second_and_third_step(run: Callable, monkeypatch
 
         monkeypatch.setattr(Policy, name, watched)
     records = run("gxpo", num_steps=1, num_minibatches=1, extrapolation=0.25, horizon=3)
-    order = ["score", "snapshot", "step", "snapshot", "score", "step", "snapshot", "write", "score", "step"]
+    order = ["snapshot", "step", "snapshot", "score", "step", "snapshot", "write", "score", "step"]
     assert [name for name, _ in calls] == order
     (x, y, z), [moved] = ([value for name, value in calls if name == kind] for kind in ("snapshot", "write"))
     moves, scales = False, []

@@ -392,7 +392,7 @@ DETAILS = (
         "them; over tokens or over responses; of the whole vocabulary or as -log p of what was sampled. It changes the "
         "curve that is read, not the run.",
         "grpo",
-        '            batch["old_logprobs"], batch["entropy"] = sampler.score(batch, rows)  # (B, T) each',
+        '            batch["old_logprobs"], batch["entropy"] = scorer.score(batch, rows)  # (B, T) each',
         (
             Peer("verl 0.9", "before the update, with the old log-probabilities, mean over tokens", "code"),
             Peer("TRL 1.16, GRPOTrainer._compute_loss", "during the updates", "code"),
