@@ -7,7 +7,7 @@
 An algorithm differentiates its loss with respect to the two (B, T) tensors; `backward` runs the model again and
 injects that gradient. By the chain rule this equals `loss.backward()` through the model. Because the incoming
 gradient is known before the forward pass, rows and positions without gradient are skipped, and the vocabulary is
-crossed once (see common/vocabulary.py). Where one pass holds a minibatch, `score` can keep its graph for `backward`.
+crossed once (see common/vocabulary.py). `score` can keep the graphs of its passes for `backward`.
 
 A second model (a reference, a critic) is a `twin`: the same passes over parameters of its own.
 """
@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,13 +44,15 @@ OPTIMIZER = "optimizer"  # the part of a checkpoint that all ranks write
 CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**29}  # of float32 logits held at a time
 
 
+GRAPH_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of graphs of several passes kept from scoring to the update
+
+
 class Graph(NamedTuple):
-    """A pass that `score` made with a graph, for `backward` on the same batch while the parameters are the same."""
+    """Passes that `score` made with a graph, for `backward` on the same batch while the parameters are the same."""
 
     batch: dict
     updates: int
-    part: Pass
-    hidden: Tensor  # (N, D)
+    kept: list[tuple[Pass, Tensor]]  # with their hidden states (N, D)
 
 
 class Policy:
@@ -122,6 +124,7 @@ class Policy:
             weight_decay=self.weight_decay,
             fused=True,
         )
+        self.kept_bytes = bytes_kept(self.model, self.dtype, self.gradient_checkpointing)
         self.updates = 0
         self._parked: dict[tuple[int, str], Tensor] = {}
         self._graph: Graph | None = None
@@ -276,8 +279,9 @@ class Policy:
         """Log-probability of each response token and entropy (nats) of its distribution, at the rollout temperature.
 
         (B, T) tensors on the CPU, zero outside `batch["mask"]`, without a graph. `rows` (B,) says that a `backward` on
-        this very batch follows, and which rows will probably be trained on: if one pass holds them, its graph is kept,
-        and `backward` needs no second forward pass over them. A wrong guess costs time, nothing else.
+        this very batch follows, and which rows will probably be trained on: the graph of a pass that holds them all is
+        kept, or those of several that fit into `GRAPH_BYTES`, and `backward` needs no second forward pass over them. A
+        wrong guess costs time, nothing else.
 
         Each of `also` adds a tensor, of another number that each token's distribution gives: a function of
         log-probabilities (C, V) and targets (C, 1) to (C,), called for a chunk of tokens at a time.
@@ -286,16 +290,19 @@ class Policy:
         mask, in_graph = batch["mask"], torch.zeros(len(batch["mask"]), dtype=torch.bool)
         dtype = torch.promote_types(self.dtype, torch.float32)
         found = torch.zeros(self.root.outputs + len(also), *mask.shape, dtype=dtype)
+        kept: list[tuple[Pass, Tensor]] = []
         with self._attention():
             if rows is not None:
                 parts = list(self._passes(batch, mask & rows[:, None]))
-                if len(parts) == 1:
-                    in_graph = rows
-                    self._graph = Graph(batch, self.updates, parts[0], self.root.hidden(parts[0]))
+                tokens = accumulate(part.input_ids.numel() for part in parts)
+                for part, total in zip(parts, tokens, strict=True):
+                    if len(parts) == 1 or total * self.kept_bytes <= GRAPH_BYTES.get(self.device.type, 0):
+                        kept.append((part, self.root.hidden(part)))
+                        in_graph[part.in_batch[0]] = True
+                self._graph = Graph(batch, self.updates, kept)
             with torch.no_grad():
-                known = [(self._graph.part, self._graph.hidden)] if self._graph else []
                 others = ((part, None) for part in self._passes(batch, mask & ~in_graph[:, None]))
-                for part, hidden in chain(known, others):
+                for part, hidden in chain(kept, others):
                     for values, of_pass in zip(found, self.root(part, self._how(), hidden, also=also), strict=True):
                         values[part.in_batch] = of_pass.to("cpu", dtype)
         return tuple(found)
@@ -315,14 +322,15 @@ class Policy:
         gradients, needed = (first, *others), needed & batch["mask"]
         graph, self._graph = self._graph, None
         with self._attention():
-            if graph is not None and graph.batch is batch and graph.updates == self.updates:
-                wanted = needed[graph.part.in_batch]
-                in_batch = tuple(index[wanted] for index in graph.part.in_batch)
+            current = graph is not None and graph.batch is batch and graph.updates == self.updates
+            for part, hidden in graph.kept if current else []:
+                wanted = needed[part.in_batch]
+                in_batch = tuple(index[wanted] for index in part.in_batch)
                 # Backward runs all rows of a graph. A forward pass costs half of that: fewer rows are better run again.
-                if 3 * len(in_batch[0].unique()) >= 2 * len(graph.part.in_batch[0].unique()):
+                if 3 * len(in_batch[0].unique()) >= 2 * len(part.in_batch[0].unique()):
                     chosen = wanted.to(self.device)
-                    part = graph.part._replace(in_batch=in_batch, targets=graph.part.targets[chosen])
-                    self._backward(part, gradients, graph.hidden[chosen])
+                    part = part._replace(in_batch=in_batch, targets=part.targets[chosen])
+                    self._backward(part, gradients, hidden[chosen])
                     needed[in_batch] = False
             for part in self._passes(batch, needed):
                 self._backward(part, gradients)
@@ -450,6 +458,16 @@ class Policy:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and tensor of each parameter, tied ones under both names."""
         yield from self.model.state_dict().items()
+
+
+def bytes_kept(model: PreTrainedModel, dtype: torch.dtype, gradient_checkpointing: bool) -> int:
+    """What a pass keeps of each token for its backward pass, nearly: what goes into its layers' matrices and comes out
+    of them, or with checkpointing what goes into the layers."""
+    layers = decoder_layers(model)
+    if gradient_checkpointing:
+        return dtype.itemsize * len(layers) * model.get_input_embeddings().embedding_dim
+    matrices = (m for layer in layers for m in layer.modules() if isinstance(m, nn.Linear))
+    return dtype.itemsize * sum(m.in_features + m.out_features for m in matrices)
 
 
 def shard(tensor: Tensor) -> Tensor:

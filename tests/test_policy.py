@@ -319,6 +319,50 @@ def test_a_kept_graph_changes_nothing(kind: str, tied: bool, entropy_coef: float
     assert_same(grads_of(policy), expected)
 
 
+@pytest.mark.parametrize("sharing", [True, False])
+def test_graphs_of_several_passes_are_kept_as_far_as_there_is_room(
+    sharing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of at most 25 tokens: with room for all, for some and for none the gradients are the same."""
+    policy = tiny_policy("phi", dtype=F64, micro_batch_tokens=25, share_prompts=sharing)
+    batch = make_batch(random_samples())
+    rows, grads = torch.ones(12, dtype=torch.bool), random_grads(batch)
+    plain = policy.score(batch)
+    policy.backward(batch, *grads)
+    expected = grads_of(policy)
+    passes = [part.input_ids.numel() for part in policy._passes(batch, batch["mask"])]
+    assert len(passes) > 2
+    for room, count in ((sum(passes), len(passes)), (sum(passes[:2]), 2), (passes[0] - 1, 0)):
+        monkeypatch.setattr("common.policy.GRAPH_BYTES", {"cpu": room * policy.kept_bytes})
+        scores = policy.score(batch, rows)
+        assert len(policy._graph.kept) == count
+        for found, value in zip(scores, plain, strict=True):
+            torch.testing.assert_close(found, value, rtol=0, atol=1e-12)
+        work = count_work(policy, monkeypatch)
+        policy.backward(batch, *grads)
+        assert_same(grads_of(policy), expected)
+        assert len(work["backbone"]) < len(passes) or count == 0
+        monkeypatch.undo()
+
+
+def test_a_pass_keeps_what_is_reckoned() -> None:
+    """Within a third of what autograd holds on to between the layers' first and last matrix."""
+    saved: dict[int, int] = {}
+    policy, batch = tiny_policy("llama", hidden_size=64), make_batch(random_samples())
+    weights = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if (place := x.untyped_storage().data_ptr()) not in weights:
+            saved[place] = x.untyped_storage().nbytes()
+        return x
+
+    [part] = policy._passes(batch, batch["mask"])
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        hidden = policy.root.hidden(part)
+    assert hidden.requires_grad
+    assert 0.5 < policy.kept_bytes * part.input_ids.numel() / sum(saved.values()) < 1.5
+
+
 def test_a_kept_graph_spares_the_second_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the rows of mixed groups; the last group is all right, and its rows run once more if they need a gradient."""
     policy, batch = tiny_policy(), make_batch(random_samples())
@@ -363,6 +407,7 @@ def test_a_graph_is_used_for_its_own_batch_and_parameters_alone(what: str, monke
     h = torch.zeros_like(g)
     if what == "too large":
         policy.micro_batch_tokens = 60
+        monkeypatch.setattr("common.policy.GRAPH_BYTES", {"cpu": 1000})
     plain = policy.score(batch)
     kept = policy.score(batch, None if what == "not asked" else batch["likely_trained"])
     torch.testing.assert_close(kept, plain, rtol=0, atol=1e-10)  # other rows side by side: they may round
