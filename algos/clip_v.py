@@ -266,9 +266,9 @@ if __name__ == "__main__":
         run.start(policy, stream, extra)
     sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
     draw = partial(rollout.sample_groups, sampler=sampler, verifier=verifier, **sizes)
-    measure = partial(evaluate, sampler, verifier, eval_problems, args)
+    measure = partial(evaluate, sampler, verifier, eval_problems, args, run.log_evaluation)
     if run.evaluates(0):
-        run.log(0, measure())
+        run.log(0, measure(0))
 
     for step in run.steps():
         timer = basics.Timer()
@@ -324,7 +324,7 @@ if __name__ == "__main__":
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
         metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
         if run.evaluates(step):
-            metrics |= measure()
+            metrics |= measure(step)
         # [algo: end]
         # [/algo]
         run.log(step, metrics)

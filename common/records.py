@@ -4,6 +4,7 @@
     records.start("grpo", first_step=1)          # args.json, env.json
     records.log(step, metrics)                   # metrics.jsonl, one object a step
     records.log_samples(step, samples, batch)    # samples.jsonl
+    records.log_evaluation(step, counts)         # evaluations.jsonl, one object an evaluation
     records.finish()                             # curves.png
 
 A file that cannot be written (a full disk, a directory that is gone) does not end the run: its lines are kept in memory
@@ -51,7 +52,8 @@ class Records:
         self.said: set[str] = set()
         self.curves_are_old = True
         self.whole: dict[str, str] = {}  # what is written once
-        self.waiting: dict[str, list[str]] = {"metrics.jsonl": [], "samples.jsonl": []}  # lines for the disk
+        names = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
+        self.waiting: dict[str, list[str]] = {name: [] for name in names}  # lines for the disk
         self.tracker = Tracker(args.wandb_project_name, directory, self.print) if args.track else None
 
     def start(self, arguments: dict, first_step: int) -> None:
@@ -162,6 +164,11 @@ class Records:
             records.append(record)
         self._append("samples.jsonl", records)
 
+    def log_evaluation(self, step: int, counts: dict[str, list]) -> None:
+        """Append what an evaluation counted, problem by problem, to evaluations.jsonl."""
+        if ranks.rank() == 0:
+            self._append("evaluations.jsonl", [{"step": step} | counts])
+
     def _append(self, name: str, records: list[dict]) -> None:
         """Append lines, after those that could not be written before."""
         self.waiting[name] += map(json.dumps, records)
@@ -220,7 +227,7 @@ class Records:
             self._draw_curves()
         if self.tracker:
             self.tracker.finish()
-        self.print(f"{self.directory}: metrics.jsonl, samples.jsonl, curves.png, checkpoints/")
+        self.print(f"{self.directory}: {', '.join(self.waiting)}, curves.png, checkpoints/")
         lost = [f"{len(lines)} lines of {self.directory / name}" for name, lines in self.waiting.items() if lines]
         return " and ".join(lost) or None
 

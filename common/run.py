@@ -10,9 +10,9 @@
             run.save(step)
     run.finish()                           # curves, exit status
 
-A run directory holds args.json, env.json, metrics.jsonl (one object a step), samples.jsonl, curves.png
-(common/records.py) and checkpoints/step-000050/, each of which `from_pretrained` loads and each of which is written
-whole or not at all.
+A run directory holds args.json, env.json, metrics.jsonl (one object a step), samples.jsonl, evaluations.jsonl (one
+object an evaluation, with each problem's counts), curves.png (common/records.py) and checkpoints/step-000050/, each of
+which `from_pretrained` loads and each of which is written whole or not at all.
 """
 
 import dataclasses
@@ -315,6 +315,10 @@ class Run:
     def log_samples(self, step: int, samples: list, batch: dict) -> None:
         """Write a few of the step's responses."""
         self.records.log_samples(step, samples, batch)
+
+    def log_evaluation(self, step: int, counts: dict[str, list]) -> None:
+        """Write what an evaluation counted, problem by problem."""
+        self.records.log_evaluation(step, counts)
 
     def show_first_step(self, samples: list) -> None:
         """Show the arithmetic of a step, and one prompt as the model reads it with one response to it, to the token."""

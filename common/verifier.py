@@ -56,29 +56,39 @@ COUNTDOWN_NUMBER = r"(0|-?[1-9][0-9]{0,59})"
 STEP = re.compile("([-+*/])".join([COUNTDOWN_NUMBER] * 2) + "=" + COUNTDOWN_NUMBER)
 
 
-def countdown_result(text: str) -> tuple[Counter, int] | None:
-    """The numbers that the steps consume and the number they end in; None unless every step is right.
+def read_steps(text: str) -> list[tuple[int, str, int, int]] | None:
+    """The steps "3*7=21,21+5=26" as [(3, "*", 7, 21), (21, "+", 5, 26)]; None unless all are written so and true.
 
-    Steps are "3*7=21,21+5=26": each operand is a given number or a result not used before. Results may be zero or
-    negative; numbers have no leading zeros. Taking a result wherever its value fits loses nothing: all but the last
-    result are used up in the end, so the given numbers are the same for every choice.
+    Results may be zero or negative; numbers have no leading zeros.
     """
-    given, open_results, result = Counter(), Counter(), None
+    steps = []
     for part in text.split(","):
-        step = STEP.fullmatch(part.strip())
-        if step is None:
+        found = STEP.fullmatch(part.strip())
+        if found is None:
             return None
-        x, op, y, result = int(step[1]), step[2], int(step[3]), int(step[4])
-        for operand in (x, y):
-            if open_results[operand]:
-                open_results[operand] -= 1
-            else:
-                given[operand] += 1
+        x, op, y, result = int(found[1]), found[2], int(found[3]), int(found[4])
         if op == "/":
             if y == 0 or x != y * result:
                 return None
         elif result != {"+": x + y, "-": x - y, "*": x * y}[op]:
             return None
+        steps.append((x, op, y, result))
+    return steps
+
+
+def countdown_result(text: str) -> tuple[Counter, int] | None:
+    """The numbers that the steps consume and the number they end in; None unless every step is right.
+
+    Each operand is a given number or a result not used before. Taking a result wherever its value fits loses nothing:
+    all but the last result are used up in the end, so the given numbers are the same for every choice.
+    """
+    given, open_results, result = Counter(), Counter(), None
+    for x, _, y, result in read_steps(text) or ():
+        for operand in (x, y):
+            if open_results[operand]:
+                open_results[operand] -= 1
+            else:
+                given[operand] += 1
         open_results[result] += 1
     return (given, result) if open_results.total() == 1 else None
 
@@ -96,12 +106,18 @@ def countdown_steps(gold: str, steps: list[str]) -> list[bool]:
     return verdicts
 
 
-def check_countdown(text: str, gold: str) -> tuple[bool, str | None]:
-    """Same numbers, each used once, and the same final result as the gold steps. The answer is that result."""
+def countdown_text(text: str) -> str | None:
+    """The steps that a response states, as they stand there; None where it states nothing, or too much to read."""
     steps, marked = find_answer(text)
     if steps is None or len(steps) >= MAX_WORDS:
-        return False, None
-    found = countdown_result(undecorated(steps) if marked else steps)
+        return None
+    return undecorated(steps) if marked else steps
+
+
+def check_countdown(text: str, gold: str) -> tuple[bool, str | None]:
+    """Same numbers, each used once, and the same final result as the gold steps. The answer is that result."""
+    steps = countdown_text(text)
+    found = None if steps is None else countdown_result(steps)
     return found is not None and found == countdown_result(gold), None if found is None else str(found[1])
 
 

@@ -109,7 +109,8 @@ def assert_same_run(run: Path, straight: Path, *left_out: str) -> None:
     names = sorted(path.name for path in (straight / "checkpoints").iterdir())
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names
     assert metrics_but(run, "time/", *left_out) == metrics_but(straight, "time/", *left_out)
-    assert (run / "samples.jsonl").read_bytes() == (straight / "samples.jsonl").read_bytes()
+    for name in ("samples.jsonl", *(() if "eval/" in left_out else ("evaluations.jsonl",))):
+        assert (run / name).read_bytes() == (straight / name).read_bytes()
     for name in names:
         ours, theirs = run / "checkpoints" / name, straight / "checkpoints" / name
         assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
@@ -240,7 +241,7 @@ def test_steps_after_the_checkpoint_are_forgotten(straight, recipe, tmp_path):
     (run / "checkpoints" / ".step-000006.partial").mkdir()
     (run / "checkpoints" / ".step-000006.partial" / "model.safetensors").write_text("half")
     (run / ".args.json.partial").write_text("{")
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
         with (run / name).open("a") as file:
             file.write('{"step": 7, "rollout/rew')
     assert run_script({"resume": run}) == 0

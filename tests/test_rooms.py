@@ -10,9 +10,9 @@ import pytest
 COMMON = Path(__file__).resolve().parents[1] / "common"
 # From the ground up. A new file of common/ takes a place in this order.
 ORDER = (
-    "__init__ terminal ranks basics problems spelling maths procedural gym rows hub files verifier templates tasks "
-    "vocabulary packing passes text checkpoint policy critic sharding loading batch hf vllm metrics rollout evaluate "
-    "curves health plan lock arguments identity tracker records signals run"
+    "__init__ terminal ranks basics problems spelling maths procedural gym rows hub files verifier solutions templates "
+    "tasks vocabulary packing passes text checkpoint policy critic sharding loading batch hf vllm metrics rollout "
+    "evaluate curves health plan lock arguments identity tracker records signals run"
 ).split()
 # Where a function may import a room, because that needs an optional package that is slow to import.
 LATE = {("rollout", "make_sampler", "vllm")}

@@ -244,7 +244,8 @@ def test_curves_of_a_run(finished):
     picture = (finished.directory / "curves.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) > 10_000
     names = {path.name for path in finished.directory.iterdir()}
-    assert names == {"args.json", "env.json", "metrics.jsonl", "samples.jsonl", "curves.png", "checkpoints"}
+    records = {"metrics.jsonl", "samples.jsonl", "evaluations.jsonl"}
+    assert names == {"args.json", "env.json", *records, "curves.png", "checkpoints"}
 
 
 def test_curves_of_a_run_without_a_single_right_answer(tmp_path):
@@ -673,12 +674,13 @@ def fill(run: Run, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "evaluations.jsonl"])
 def test_records_wait_for_a_full_disk(name, make_run, capsys, no_curves):
     run = make_run(num_steps=9)
     write = {
         "metrics.jsonl": lambda step: run.log(step, {"a": step}),
         "samples.jsonl": lambda step: run.log_samples(step, some_samples(1), some_entropy(1)),
+        "evaluations.jsonl": lambda step: run.log_evaluation(step, {"right": [1, 0]}),
     }[name]
     write(1)
     path = fill(run, name)
@@ -745,7 +747,7 @@ def test_curves_that_cannot_be_drawn_are_said_once(error, make_run, monkeypatch,
     assert capsys.readouterr().out.count("curves.png cannot be drawn") == 1
 
 
-@pytest.mark.parametrize("name", ["args.json", "env.json", "metrics.jsonl", "samples.jsonl"])
+@pytest.mark.parametrize("name", ["args.json", "env.json", "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"])
 def test_a_disk_that_is_full_at_the_start(name, make_run, monkeypatch, tmp_path):
     write = common.records.write_whole
     monkeypatch.setattr(
