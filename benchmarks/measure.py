@@ -86,7 +86,11 @@ def check_known(flag: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 def as_flags(settings: dict[str, object]) -> list[str]:
     """Settings as the words of a command line."""
-    return [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = []
+    for key, value in settings.items():
+        name = key.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", str(value)]
+    return words
 
 
 def run_script(algorithm: str, flags: list[str], directory: Path, threads: int = 1, quiet: bool = True) -> float:

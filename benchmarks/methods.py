@@ -50,10 +50,12 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Arm:
-    """A script with some flags, in the comparison."""
+    """A script with some flags, in the comparison. The arm with the method's own name is the method."""
 
-    color: str
+    base: str = "grpo"  # the arm that it is held against
     flags: dict = field(default_factory=dict)
+    knob: tuple[str, tuple] | None = None  # instead of the method's
+    color: str = ""  # in the tables of forty steps
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Claim:
     """What a paper promises of a method, and how the comparison reads it."""
 
     promise: str  # "not a claim: ..." is judged as higher or lower
-    reading: str  # key of READINGS in collapse.py
+    reading: str  # key of READINGS in claims.py
     base: str = ""  # the arm that it is held against; without one, 0
     number: float = 0  # of the reading: a k, a target
     direction: int = 1  # -1: the promise is less
@@ -84,9 +86,11 @@ class Method:
     masks: dict[str, str] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
 
-    # Comparison: arms, one knob to tune with the values tried, and what the paper says.
+    # Comparison: arms, one knob to tune with the values tried (for all arms that do not set it themselves), the metrics
+    # that show whether the method is active, and what the paper says.
     arms: dict[str, Arm] = field(default_factory=dict)
-    knob: tuple[str, tuple[float, ...]] | None = None
+    knob: tuple[str, tuple] | None = None
+    active: tuple[str, ...] = ()
     one_update: bool = False  # per rollout, by definition and without a flag: its runs stand in both regimes
     claims: tuple[Claim, ...] = ()
 
@@ -103,7 +107,12 @@ def better(base: str) -> Claim:
     return Claim("better at equal steps", "pass@k", base, 1)
 
 
+# GRPO in the forms that methods start from.
 MIXED = "grpo, mixed groups"  # the entropy paper filtered groups in its baseline too
+MIXED_HIGHER = "grpo, mixed groups, clip-higher"
+HIGHER = "grpo, clip-higher"
+TOKENS = "grpo, token mean"
+TOKENS_HIGHER = "grpo, token mean, clip-higher"
 COVARIANCE = (
     *keeps_entropy(MIXED),
     better(MIXED),
@@ -135,7 +144,17 @@ METHODS = {
             ),
         },
         tried=({"beta": 0.1}, {"entropy_coef": 0.1}, {"clip_ratio_high": 0.28}),
-        arms={"grpo": Arm("#22303c")},
+        arms={
+            "grpo": Arm("", color="#22303c"),
+            HIGHER: Arm(flags={"clip_ratio_high": 0.28}),
+            "grpo, entropy bonus": Arm(knob=("entropy_coef", (0.003, 0.01, 0.03))),
+            "grpo, KL to the start": Arm(knob=("beta", (0.01, 0.05))),
+            "grpo, random reward": Arm(flags={"reward_mode": "random"}),
+            "grpo, random reward, wide above": Arm(flags={"reward_mode": "random", "clip_ratio_high": 0.28}),
+            "grpo, random reward, wide below": Arm(flags={"reward_mode": "random", "clip_ratio_low": 0.28}),
+            "grpo, rows split": Arm(flags={"minibatch_split": "rows"}),
+            "grpo, balanced split": Arm(flags={"minibatch_split": "balanced"}),
+        },
     ),
     "dapo": Method(
         family="sampling",
@@ -161,9 +180,13 @@ METHODS = {
         acts={"overlong_buffer_length": 3},
         tried=({"max_resample": 0}, {"overlong_penalty_factor": 0.5}, {"overlong_buffer_length": 0}),
         arms={
-            MIXED: Arm("#8a97a3", {"clip_ratio_high": 0.2, "overlong_buffer_length": 0}),
-            "dapo": Arm("#d9730d"),
+            MIXED: Arm(flags={"clip_ratio_high": 0.2, "overlong_buffer_length": 0}, color="#8a97a3"),
+            "dapo": Arm(color="#d9730d"),
+            MIXED_HIGHER: Arm(flags={"clip_ratio_high": 0.28, "overlong_buffer_length": 0}),
+            TOKENS: Arm(flags={"clip_ratio_high": 0.2, "overlong_buffer_length": 0, "max_resample": 0}),
+            TOKENS_HIGHER: Arm(flags={"clip_ratio_high": 0.28, "overlong_buffer_length": 0, "max_resample": 0}),
         },
+        active=("rollout/trained_group_ratio",),
         knob=("clip_ratio_high", (0.28, 0.4)),
         claims=(
             *keeps_entropy("grpo"),
@@ -193,7 +216,11 @@ METHODS = {
         tried=({"clip_cov_ratio": 1e-6}, {"clip_ratio_high": 0.2}, {"clip_cov_ub": 0.4}),
         draws="clip_cov_ratio",
         statuses={"o": "drawn from the tokens inside the covariance window: no gradient"},
-        arms={"clip_cov": Arm("#2563a8")},
+        arms={
+            "clip_cov": Arm(MIXED, color="#2563a8"),
+            "clip_cov, random selection": Arm(MIXED, {"random_selection": True}),
+        },
+        active=("algo/selected_ratio",),
         knob=("clip_cov_ratio", (1e-2, 5e-2)),
         claims=COVARIANCE,
     ),
@@ -219,7 +246,12 @@ METHODS = {
         tried=({"kl_cov_ratio": 1e-6}, {"kl_cov_coef": 0.3}, {"kl_cov_anneal": True}),
         needs_spread=True,  # all covariances are 0 without: which tokens are largest is undefined
         masks={"selected": "h"},
-        arms={"kl_cov": Arm("#5aa9e6")},
+        arms={
+            "kl_cov": Arm(MIXED, color="#5aa9e6"),
+            "kl_cov, random selection": Arm(MIXED, {"random_selection": True}),
+            "kl_cov, annealed": Arm(MIXED, {"kl_cov_anneal": True}),
+        },
+        active=("algo/selected_ratio",),
         knob=("kl_cov_ratio", (2e-2, 1e-1)),
         claims=COVARIANCE,
     ),
@@ -250,7 +282,12 @@ METHODS = {
             "o": "not among the tokens of largest entropy of its minibatch: no gradient",
             "t": "selected, being among the largest entropies of its minibatch: carries the gradient",
         },
-        arms={"forking_tokens": Arm("#2e8b57")},
+        arms={
+            "forking_tokens": Arm("dapo", color="#2e8b57"),
+            "forking_tokens, random selection": Arm("dapo", {"random_selection": True}),
+            "forking_tokens, by response": Arm("dapo", {"entropy_scope": "response"}),
+        },
+        active=("algo/selected_ratio",),
         knob=("top_entropy_ratio", (0.2, 0.5)),
         claims=(Claim("better with a fifth of the tokens", "pass@k", "dapo", 1), *keeps_entropy("dapo")),
     ),
@@ -276,7 +313,12 @@ METHODS = {
         },
         tried=({"positive_weight": 0.0}, {"positive_weight": 1.0, "negative_weight": 0.0}, {"entropy_coef": 0.1}),
         binary_rewards=True,
-        arms={"nsr": Arm("#b8433f")},
+        arms={
+            "nsr": Arm(color="#b8433f"),
+            "nsr, right alone": Arm(flags={"positive_weight": 1.0, "negative_weight": 0.0}),
+            "nsr, wrong alone": Arm(flags={"positive_weight": 0.0}),
+            "nsr, both alike": Arm(flags={"positive_weight": 1.0}),
+        },
         knob=("positive_weight", (0.1, 0.3)),
         claims=(
             Claim("keeps pass@k at large k", "pass@k", "grpo", 32),
@@ -307,7 +349,8 @@ METHODS = {
         acts={"target_entropy": 0.9, "high_prob_threshold": 0.5},
         tried=({"kp": 0.0, "ki": 0.0}, {"kp": 30.0}, {"kp": 0.5, "ki": 1.0}, {"high_prob_threshold": 1.0}),
         masks={"likely": "l"},
-        arms={"entropic": Arm("#7d4fa8")},
+        arms={"entropic": Arm(TOKENS, color="#7d4fa8")},
+        active=("algo/alpha", "algo/authority"),
         knob=("kp", (1.0, 10.0)),
         claims=(
             Claim("holds entropy at its target", "distance from a target", "grpo", 0.25, direction=-1),
@@ -333,7 +376,8 @@ METHODS = {
                 "the policy gradient as it stands, without ratio or clip",
             ),
         },
-        arms={"opo": Arm("#c2a200")},
+        arms={"opo": Arm(color="#c2a200")},
+        active=("algo/baseline_shift",),
         one_update=True,
         claims=(*keeps_entropy("grpo"), better("grpo")),
     ),
@@ -356,6 +400,12 @@ METHODS = {
         },
         tried=({"omega": "exact"}, {"damping": 0.0}, {"damping": 0.5, "clip_ratio_high": 0.2}),
         statuses={"t": "carries gradient, times a weight between 1 - damping and 1"},
+        arms={
+            "steer": Arm(TOKENS_HIGHER),
+            "steer, shuffled weights": Arm(TOKENS_HIGHER, {"shuffle_weights": True}),
+        },
+        knob=("damping", (0.2, 0.5)),
+        active=("algo/weight_mean", "algo/weight_min"),
     ),
     "vapo": Method(
         family="critic",
@@ -381,6 +431,9 @@ METHODS = {
         tried=({"gae_alpha": 0.0}, {"gae_alpha": 0.3}, {"nll_coef": 0.0}, {"nll_coef": 0.5, "clip_ratio_high": 0.2}),
         binary_rewards=True,
         statuses={"c": "its ratio has left the bounds: no gradient, but for that of the likelihood of right responses"},
+        arms={"vapo": Arm(MIXED_HIGHER)},
+        knob=("gae_alpha", (0.3, 1.5)),
+        active=("algo/lambda_mean", "algo/explained_variance"),
     ),
     "aepo": Method(
         family="sampling",
@@ -407,6 +460,12 @@ METHODS = {
             {"entropy_coef": 0.1},
         ),
         statuses={"c": "its ratio has left the bounds: no gradient below them, that of the bound above"},
+        arms={
+            "aepo": Arm(TOKENS),
+            "aepo, shuffled entropy": Arm(TOKENS, {"shuffle_entropy": True}),
+        },
+        knob=("branch_ratio", (0.25, 0.5)),
+        active=("algo/clipped_ratio", "algo/multiplier_min"),
     ),
     "reinforce_rej": Method(
         family="data",
@@ -437,6 +496,9 @@ METHODS = {
             {"beta": 0.1, "entropy_coef": 0.1},
         ),
         binary_rewards=True,
+        arms={"reinforce_rej": Arm(TOKENS)},
+        knob=("wrong_reward", (-1.0, 0.0)),
+        active=("algo/rejected_ratio",),
     ),
     "maxrl": Method(
         family="baseline",
@@ -453,6 +515,8 @@ METHODS = {
             ),
         },
         tried=({"scale_by": "std"},),
+        arms={"maxrl": Arm()},
+        active=("algo/weight_max",),
     ),
     "sapo": Method(
         family="clip",
@@ -471,6 +535,9 @@ METHODS = {
         },
         acts={"tau_pos": 4.0, "tau_neg": 6.0},
         tried=({"beta": 0.1, "entropy_coef": 0.1},),
+        arms={"sapo": Arm()},
+        knob=("tau_pos", (5.0, 20.0)),
+        active=("algo/gate_mean", "algo/gate_low_ratio"),
     ),
     "dppo": Method(
         family="clip",
@@ -494,6 +561,9 @@ METHODS = {
         ),
         masks={"held": "o"},
         statuses={"o": "its probability has moved too far: no gradient"},
+        arms={"dppo": Arm(TOKENS)},
+        knob=("divergence_high", (0.02, 0.05)),
+        active=("algo/masked_high_ratio", "algo/masked_low_ratio"),
     ),
     "gmpo": Method(
         family="clip",
@@ -511,6 +581,9 @@ METHODS = {
             "credit": SAME_CREDIT,
         },
         tried=({"clip_ratio_low": 0.4, "clip_ratio_high": 0.4}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={"gmpo": Arm()},
+        knob=("clip_ratio_high", (0.05, 0.1)),
+        active=("policy/clip_high_ratio", "policy/clip_low_ratio"),
     ),
     "passk": Method(
         family="baseline",
@@ -531,6 +604,9 @@ METHODS = {
         acts={"pass_k": 2},
         tried=({"pass_k": 1}, {"pass_k": 3}),
         binary_rewards=True,
+        arms={"passk": Arm(TOKENS_HIGHER)},
+        knob=("pass_k", (2, 4)),
+        active=("algo/zero_advantage_ratio",),
     ),
     "clip_b": Method(
         family="token weight",
@@ -549,6 +625,12 @@ METHODS = {
         },
         acts={"clip_b_mu": 0.8},
         tried=({"clip_b_mu": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={
+            "clip_b": Arm(),
+            "clip_b, random selection": Arm(flags={"random_selection": True}),
+        },
+        knob=("clip_b_mu", (1.5, 2.5)),
+        active=("algo/dropped_ratio",),
     ),
     "clip_v": Method(
         family="token weight",
@@ -567,6 +649,12 @@ METHODS = {
         },
         acts={"clip_v_mu": 0.1, "max_drop_ratio": 0.2},
         tried=({"clip_v_mu": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={
+            "clip_v": Arm(),
+            "clip_v, random selection": Arm(flags={"random_selection": True}),
+        },
+        knob=("max_drop_ratio", (0.01, 0.05)),
+        active=("algo/dropped_ratio",),
     ),
     "opefo": Method(
         family="token weight",
@@ -586,6 +674,9 @@ METHODS = {
         acts={"num_minibatches": 1},
         tried=({"flow": "sampled"}, {"flow_balance": 0.0}),
         one_update=True,
+        arms={"opefo": Arm()},
+        knob=("flow_balance", (0.5, 1.0)),
+        active=("algo/flow_lambda",),
     ),
     "lp_reg": Method(
         family="penalty",
@@ -605,6 +696,13 @@ METHODS = {
         },
         acts={"low_prob_ratio": 0.5},
         tried=({"lp_coef": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={
+            "lp_reg": Arm("lp_reg, no penalty"),
+            "lp_reg, no penalty": Arm(TOKENS, {"lp_coef": 0.0}),
+            "lp_reg, random selection": Arm("lp_reg, no penalty", {"random_selection": True}),
+        },
+        knob=("low_prob_ratio", (0.02, 0.05)),
+        active=("algo/selected_ratio",),
     ),
     "starter": Method(
         family="sample weight",
@@ -625,6 +723,12 @@ METHODS = {
         tried=({"top_entropy_ratio": 1.0}, {"normalize_by": "all"}, {"entropy_coef": 0.1}),
         binary_rewards=True,
         masks={"~selected": "o"},
+        arms={
+            "starter": Arm("nsr"),
+            "starter, random selection": Arm("nsr", {"random_selection": True}),
+        },
+        knob=("top_entropy_ratio", (0.2, 0.5)),
+        active=("algo/selected_ratio",),
     ),
     "positive_weight": Method(
         family="controller",
@@ -656,6 +760,9 @@ METHODS = {
             {"positive_weight": 0.3, "beta": 0.1, "entropy_coef": 0.1},
         ),
         statuses={"t": "carries gradient, times a weight between 0 and 1 if its advantage is positive"},
+        arms={"positive_weight": Arm(TOKENS)},
+        knob=("target_entropy", (0.15, 0.25)),
+        active=("algo/positive_weight",),
     ),
     "skywork": Method(
         family="controller",
@@ -686,6 +793,9 @@ METHODS = {
             {"entropy_coef": 0.01, "target_entropy": 0.0},
             {"beta": 0.1},
         ),
+        arms={"skywork": Arm(TOKENS)},
+        knob=("coef_max", (0.02, 0.05)),
+        active=("algo/coef",),
     ),
     "entrocraft": Method(
         family="controller",
@@ -716,6 +826,9 @@ METHODS = {
             {"beta": 0.1, "entropy_coef": 0.1},
         ),
         binary_rewards=True,
+        arms={"entrocraft": Arm()},
+        knob=("band", ("linear", "cosine")),
+        active=("algo/branch",),
     ),
     "dr_grpo": Method(
         family="baseline",
@@ -731,6 +844,7 @@ METHODS = {
             ),
         },
         tried=({"length_norm": True}, {"scale_by": "std"}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={"dr_grpo": Arm()},
     ),
     "seed_grpo": Method(
         family="sample weight",
@@ -748,6 +862,12 @@ METHODS = {
             ),
         },
         tried=({"uncertainty_coef": 0.3}, {"scale_by": "std"}, {"same_scale": True}),
+        arms={
+            "seed_grpo": Arm("dr_grpo"),
+            "seed_grpo, same scale": Arm("dr_grpo", {"same_scale": True}),
+        },
+        knob=("uncertainty_coef", (0.5, 1.0)),
+        active=("algo/scale_mean",),
     ),
     "gspo": Method(
         family="clip",
@@ -766,6 +886,9 @@ METHODS = {
         },
         acts={"clip_ratio_low": 0.1, "clip_ratio_high": 0.1},
         tried=({"beta": 0.1, "entropy_coef": 0.1},),
+        arms={"gspo": Arm()},
+        knob=("clip_ratio_high", (0.02, 0.05)),
+        active=("policy/clip_high_ratio", "policy/clip_low_ratio"),
     ),
     "cispo": Method(
         family="clip",
@@ -785,6 +908,9 @@ METHODS = {
         },
         acts={"ratio_cap": 1.1},
         tried=({"ratio_cap": 0.0},),
+        arms={"cispo": Arm("dapo")},
+        knob=("ratio_cap", (1.2, 5.0)),
+        active=("policy/clip_high_ratio",),
     ),
     "deepseek_v32": Method(
         family="sample weight",
@@ -803,6 +929,9 @@ METHODS = {
             ),
         },
         tried=({"opsm_delta": 0.0}, {"beta": 0.3}, {"beta": 0.3, "unbiased_kl": False}, {"scale_by": "std"}),
+        arms={"deepseek_v32": Arm()},
+        knob=("opsm_delta", (0.003, 0.01)),
+        active=("algo/masked_ratio",),
     ),
     "qae": Method(
         family="baseline",
@@ -821,6 +950,9 @@ METHODS = {
             ),
         },
         tried=({"baseline_quantile": 0.0}, {"baseline_quantile": 0.7}, {"max_resample": 0}),
+        arms={"qae": Arm("dapo")},
+        knob=("baseline_quantile", (0.4, 0.6)),
+        active=("algo/zero_advantage_ratio",),
     ),
     "unlikeliness": Method(
         family="sample weight",
@@ -839,6 +971,12 @@ METHODS = {
         },
         tried=({"rank_coef": 1.0},),
         binary_rewards=True,
+        arms={
+            "unlikeliness": Arm(),
+            "unlikeliness, random rank": Arm(flags={"random_rank": True}),
+        },
+        knob=("rank_coef", (0.25, 0.5)),
+        active=("algo/right_rank",),
     ),
     "entropy_advantage": Method(
         family="token weight",
@@ -858,6 +996,12 @@ METHODS = {
             "credit": SAME_CREDIT,
         },
         tried=({"entropy_adv_coef": 0.0}, {"entropy_adv_kappa": 3.0}),
+        arms={
+            "entropy_advantage": Arm(TOKENS_HIGHER),
+            "entropy_advantage, shuffled entropy": Arm(TOKENS_HIGHER, {"shuffle_entropy": True}),
+        },
+        knob=("entropy_adv_coef", (0.1, 0.4)),
+        active=("algo/bonus_mean",),
     ),
     "gtpo": Method(
         family="token weight",
@@ -876,6 +1020,12 @@ METHODS = {
             ),
         },
         tried=({"entropy_share": 0.0}, {"base_share": 0.0}),
+        arms={
+            "gtpo": Arm(MIXED_HIGHER),
+            "gtpo, shuffled entropy": Arm(MIXED_HIGHER, {"shuffle_entropy": True}),
+        },
+        knob=("entropy_share", (0.1, 1.0)),
+        active=("algo/right_spearman",),
     ),
     "grpo_s": Method(
         family="sample weight",
@@ -896,6 +1046,12 @@ METHODS = {
             ),
         },
         tried=({"entropy_share": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={
+            "grpo_s": Arm(HIGHER),
+            "grpo_s, shuffled entropy": Arm(HIGHER, {"shuffle_entropy": True}),
+        },
+        knob=("entropy_share", (0.1, 1.0)),
+        active=("algo/weight_right_max",),
     ),
     "bapo": Method(
         family="clip",
@@ -920,6 +1076,9 @@ METHODS = {
             {"clip_ratio_high_step": 0.0, "positive_share": 1.0},
             {"beta": 0.1, "entropy_coef": 0.1},
         ),
+        arms={"bapo": Arm(TOKENS)},
+        knob=("positive_share", (0.4, 0.5)),
+        active=("algo/clip_low", "algo/clip_high"),
     ),
     "cw_grpo": Method(
         family="token weight",
@@ -938,6 +1097,12 @@ METHODS = {
             ),
         },
         tried=({"kernel_width": 0.0}, {"kernel_width": 0.5}, {"beta": 0.1, "entropy_coef": 0.1}),
+        arms={
+            "cw_grpo": Arm(),
+            "cw_grpo, shuffled weights": Arm(flags={"shuffle_weights": True}),
+        },
+        knob=("kernel_width", (0.5, 1.0)),
+        active=("algo/weight_min", "algo/weight_max"),
     ),
     "aem": Method(
         family="sample weight",
@@ -955,6 +1120,13 @@ METHODS = {
             ),
         },
         tried=({"entropy_modulation": 0.0}, {"entropy_modulation": -2.0}, {"min_range": 0.5}, {"min_range": 0.0}),
+        arms={
+            "aem": Arm(),
+            "aem, shuffled weights": Arm(flags={"shuffle_weights": True}),
+            "aem, reversed": Arm(flags={"entropy_modulation": -1.0}),
+        },
+        knob=("entropy_modulation", (0.5, 1.0)),
+        active=("algo/inactive_ratio", "algo/weight_max"),
     ),
     "mcpo": Method(
         family="penalty",
@@ -979,6 +1151,9 @@ METHODS = {
         acts={"mastery_delta": 0.1},
         tried=({"flatten": False}, {"mastery_beta": 0.0}, {"mastery_delta": 0.0}, {"beta": 0.1, "entropy_coef": 0.1}),
         binary_rewards=True,
+        arms={"mcpo": Arm(HIGHER)},
+        knob=("mastery_beta", (1.0, 10.0)),
+        active=("algo/mastered_ratio", "algo/beyond_ratio"),
     ),
     "archer": Method(
         family="clip",
@@ -996,6 +1171,12 @@ METHODS = {
             ),
         },
         tried=({"hard_quantile": 0.5}, {"beta": 0.3, "hard_beta": 0.2}, {"beta": 0.0, "entropy_coef": 0.1}),
+        arms={
+            "archer": Arm(),
+            "archer, shuffled entropy": Arm(flags={"shuffle_entropy": True}),
+        },
+        knob=("beta", (0.003, 0.01)),
+        active=("algo/hard_ratio", "algo/easy_kl"),
     ),
     "empg": Method(
         family="token weight",
@@ -1014,6 +1195,9 @@ METHODS = {
             ),
         },
         tried=({"future_bonus": 0.0}, {"confidence_scale": 0.0}, {"confidence_scale": 0.0, "future_bonus": 0.0}),
+        arms={"empg": Arm()},
+        knob=("confidence_scale", (0.5, 1.0)),
+        active=("algo/scale_max", "algo/bonus_mean"),
     ),
     "htpo": Method(
         family="clip",
@@ -1033,6 +1217,9 @@ METHODS = {
             ),
         },
         tried=({"drop_low_ratio": 0.0, "drop_high_ratio": 0.0}, {"hard_accuracy": 1.0}, {"high_ratio": 0.5}),
+        arms={"htpo": Arm("dapo")},
+        knob=("high_ratio", (0.1, 0.2)),
+        active=("algo/restored_ratio", "algo/dropped_ratio"),
     ),
     "still3": Method(
         family="penalty",
@@ -1061,6 +1248,9 @@ METHODS = {
             {"beta": 0.0},
             {"beta": 0.3, "entropy_coef": 0.1},
         ),
+        arms={"still3": Arm()},
+        knob=("beta", (0.005, 0.02)),
+        active=("algo/beta",),
     ),
     "prorl": Method(
         family="penalty",
@@ -1080,6 +1270,13 @@ METHODS = {
             "credit": SAME_CREDIT,
         },
         tried=({"beta": 0.7}, {"beta": 0.0}),
+        arms={
+            "prorl": Arm("prorl, no leash"),
+            "prorl, no leash": Arm(MIXED_HIGHER, {"beta": 0.0}),
+            "prorl, optimiser kept": Arm("prorl, no leash", {"reset_optimizer": False}),
+        },
+        knob=("beta", (0.02, 0.05)),
+        active=("algo/reference_kl", "algo/resets"),
     ),
     "t1": Method(
         family="penalty",
@@ -1099,6 +1296,9 @@ METHODS = {
         },
         acts={"repeat_ngram": 2},
         tried=({"bad_reward": 0.0}, {"beta": 0.0}, {"repeat_ngram": 0}),
+        arms={"t1": Arm(TOKENS)},
+        knob=("beta", (0.01, 0.05)),
+        active=("algo/bad_ratio", "algo/anchor_kl"),
     ),
     "bcpg_nsa": Method(
         family="token weight",
@@ -1117,6 +1317,9 @@ METHODS = {
             ),
         },
         tried=({"beta": 0.3}, {"right_step_weight": -0.5, "beta": 0.0}),
+        arms={"bcpg_nsa": Arm()},
+        knob=("right_step_weight", (0.0, 0.5)),
+        active=("algo/right_step_ratio", "algo/leash"),
     ),
     "heal": Method(
         family="data",
@@ -1137,6 +1340,12 @@ METHODS = {
         acts={"min_length": 2},
         binary_rewards=True,
         tried=({"alignment_bonus": 0.3}, {"alignment_bonus": 0.0}, {"min_length": 5}),
+        arms={
+            "heal": Arm("heal, no bonus"),
+            "heal, no bonus": Arm(flags={"alignment_bonus": 0.0}),
+        },
+        knob=("alignment_bonus", (0.3, 1.0)),
+        active=("algo/bonus_target", "algo/bonus_general"),
     ),
     "luffy": Method(
         family="data",
@@ -1155,6 +1364,9 @@ METHODS = {
             ),
         },
         tried=({"num_expert": 2}, {"beta": 0.1, "entropy_coef": 0.1}, {"expert_gamma": 0.5}),
+        arms={"luffy": Arm("dr_grpo")},
+        knob=("expert_gamma", (0.1, 0.5)),
+        active=("algo/expert_prob",),
     ),
     "cuts": Method(
         family="sampling",
@@ -1164,6 +1376,9 @@ METHODS = {
             "averaging": "tokens, then responses",
             "sampling": "*half drawn evenly from likely words",
         },
+        arms={"cuts": Arm()},
+        knob=("cuts_ratio", (0.25, 0.5)),
+        active=("algo/cuts_reward", "algo/plain_reward"),
     ),
     "rlrt": Method(
         family="token weight",
@@ -1181,6 +1396,12 @@ METHODS = {
             ),
         },
         tried=({"teacher_sign": -1}, {"teacher_weight": 0.0}, {"teacher_clip": 0.2}),
+        arms={
+            "rlrt": Arm(),
+            "rlrt, reversed": Arm(flags={"teacher_sign": -1}),
+        },
+        knob=("teacher_weight", (0.25, 0.5)),
+        active=("algo/weight_mean", "algo/taught_ratio"),
     ),
     "gxpo": Method(
         family="optimiser",
@@ -1190,6 +1411,9 @@ METHODS = {
             "averaging": "tokens, then responses",
             "optimiser": "*two steps, a leap ahead, one step",
         },
+        arms={"gxpo": Arm()},
+        knob=("extrapolation", (0.25, 0.5)),
+        active=("algo/scale_mean",),
     ),
     "sent": Method(
         family="penalty",
@@ -1219,6 +1443,12 @@ METHODS = {
         needs_spread=True,  # as in KL-Cov
         masks={"high": "h"},
         statuses={"h": "sure, and of the largest covariances among sure tokens: held by the larger KL"},
+        arms={
+            "sent": Arm(MIXED),
+            "sent, random selection": Arm(MIXED, {"random_selection": True}),
+        },
+        knob=("cov_ratio", (0.02, 0.1)),
+        active=("algo/low_kl", "algo/high_kl"),
     ),
     "advanced": Method(
         family="controller",
@@ -1245,6 +1475,12 @@ METHODS = {
         tried=({"kp": 0.0, "ki": 0.0}, {"kl_cov_anneal": True}, {"target_entropy": 1.0, "ki": 0.5}),
         needs_spread=True,  # as in KL-Cov
         masks={"selected": "h"},
+        arms={
+            "advanced": Arm("kl_cov"),
+            "advanced, random selection": Arm("kl_cov", {"random_selection": True}),
+        },
+        knob=("kl_cov_ratio", (0.02, 0.1)),
+        active=("algo/selected_ratio", "algo/alpha"),
     ),
 }
 

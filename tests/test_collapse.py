@@ -1,141 +1,217 @@
-"""The arithmetic behind benchmarks/results/collapse: intervals, verdicts, matched reward, the law, the theorem."""
+"""benchmarks.collapse: which runs there are and in which order, how one is made, kept, resumed, and never repeated."""
 
-import math
+import dataclasses
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import collapse
-from benchmarks.collapse import Args, Runs, interval, law, rank, theorem_lines, verdict
+from benchmarks.collapse import ARMS, METHODS, Args, decode, encode, short
+from benchmarks.methods import Arm
+from tests import sync
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {"num_prompts": 4, "num_generations": 2, "eval_problems": 3, "eval_samples": 4, "save_every": 1}
 
 
-def rows(arm: str, seed: int, reward: np.ndarray, entropy: np.ndarray, samples: int = 10) -> list[dict]:
-    """A run as the csv files hold it: an evaluation at step 0 and at the end, training in between."""
-    blank = dict.fromkeys([*collapse.COLUMNS, "samples", "tokens"], math.nan)
-    out = [blank | {"arm": arm, "seed": seed, "step": 0, "samples": 0, "pass@1": 0.1, "pass@32": 0.9}]
-    for step, (r, h) in enumerate(zip(reward, entropy, strict=True), 1):
-        out.append(
-            blank | {"arm": arm, "seed": seed, "step": step, "samples": step * samples, "reward": r, "entropy": h}
-        )
-    out[-1] |= {"pass@1": 0.1 + 0.1 * seed, "pass@32": 0.8}
-    return out
+# --- What is to be run ------------------------------------------------------------------------------------------------
 
 
-def two_arms() -> Runs:
-    """kl_cov learns as its baseline does and keeps 0.1 nats more; its third seed is not finished."""
-    ramp = np.linspace(0.1, 0.5, 40)
-    data = []
-    for seed in (1, 2, 3):
-        data += rows("grpo, mixed groups", seed, ramp, 0.5 - ramp / 2 + seed / 100)
-    for seed in (1, 2):
-        data += rows("kl_cov", seed, ramp, 0.6 - ramp / 2 + seed / 100, samples=20)
-    return Runs(data)
+def test_every_file_and_control_is_in_one_tier() -> None:
+    arms = [arm for tier in collapse.TIERS.values() for arm in tier]
+    assert sorted(arms) == sorted(ARMS) and {*sync.algorithms()} <= {*arms}
+    assert {METHODS[name].family for name in collapse.TIERS["families"]} == {
+        record.family for name, record in METHODS.items() if name not in collapse.FIRST
+    }
 
 
-def test_interval_is_students() -> None:
-    """Five numbers of mean 3 and standard deviation sqrt(2.5): half width 2.776 sqrt(2.5 / 5)."""
-    mean, low, high = interval([1, 2, 3, 4, 5])
-    assert mean == 3 and high - 3 == pytest.approx(2.776 * math.sqrt(0.5)) and 3 - low == pytest.approx(high - 3)
-    assert math.isnan(interval([1.0, math.nan])[1])  # one seed has no interval
+def test_order_and_seeds() -> None:
+    """Seed by seed: first methods, controls, one of each family, the rest, then on-policy; five seeds or three."""
+    order = [one for part in collapse.rounds(Args()) for one in part]
+    assert len(set(order)) == len(order)
+    assert [arm for _, arm, _ in order[:8]] == collapse.FIRST
+    assert {regime for regime, _, _ in order[: len(ARMS)]} == {"off-policy"} and order[len(ARMS)][0] == "on-policy"
+    assert [seed for _, _, seed in order] == sorted(seed for _, _, seed in order)
+    seeds = {arm: [s for r, a, s in order if a == arm and r == "off-policy"] for arm in ARMS}
+    assert seeds["nsr"] == seeds["grpo, random reward"] == [1, 2, 3, 4, 5] and seeds["vapo"] == [1, 2, 3]
+    assert [s for r, a, s in order if (r, a) == ("on-policy", "grpo, mixed groups")] == [1, 2, 3]
+    assert not [a for r, a, _ in order if r == "on-policy" and a not in (*collapse.FIRST, "grpo, mixed groups")]
+    few = collapse.rounds(Args(only=("families",), seeds=(7,)))
+    assert few == [[("off-policy", arm, 7) for arm in collapse.TIERS["families"]]]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "direction", "expected"),
-    [
-        (0.1, 0.2, 1, "reproduced"),
-        (0.1, 0.2, -1, "contradicted"),
-        (-0.2, -0.1, 1, "contradicted"),
-        (-0.2, -0.1, -1, "reproduced"),
-        (-0.1, 0.2, 1, "not seen"),
-        (math.nan, math.nan, 1, "not seen"),
-    ],
-)
-def test_verdict(low: float, high: float, direction: int, expected: str) -> None:
-    assert verdict(low, high, direction) == expected
+def test_every_arm_has_a_base_and_every_method_says_what_shows_it_active() -> None:
+    shared = "".join(path.read_text() for path in (ROOT / "common").glob("*.py"))
+    for name, (script, arm) in ARMS.items():
+        assert (arm.base in ARMS and arm.base != name) or name == "grpo"
+        known = re.findall(r'"((?:algo|policy|rollout)/[^"]+)"', sync.read(script) + shared)
+        patterns = [re.sub(r"\\{\w+\\}", r"\\w+", re.escape(key)) for key in known]
+        for key in METHODS[script].active:
+            assert any(re.fullmatch(pattern, key) for pattern in patterns), (name, key)
 
 
-def test_only_seeds_that_both_have_are_compared() -> None:
-    runs = two_arms()
-    assert runs.seeds("kl_cov", "grpo, mixed groups") == [1, 2] and runs.seeds("grpo, mixed groups") == [1, 2, 3]
-    assert runs.seeds("kl_cov", "opo") == []
+def test_flags_of_every_run_are_those_of_its_script() -> None:
+    """And differ from those of its base as its record says, and in nothing else."""
+    for arm, (script, one) in ARMS.items():
+        fields = {f.name: f for f in dataclasses.fields(importlib.import_module(f"algos.{script}").Args)}
+        knob, values = collapse.knob_of(arm)
+        flags = dict(collapse.flags_of(arm, "off-policy", collapse.HORIZON, {knob: values[0]} if knob else {}))
+        assert flags.keys() <= fields.keys()
+        regime = collapse.REGIMES["on-policy" if METHODS[script].one_update else "off-policy"]
+        assert flags["learning_rate"] == regime["learning_rate"]
+        assert ("num_minibatches" in flags) != METHODS[script].one_update
+        own = flags.keys() - {*collapse.SIZE, *collapse.HORIZON, *regime}
+        assert own == {*one.flags, *([knob] if knob else [])}
+        for key, value in [*one.flags.items(), *((knob, value) for value in values)]:
+            assert type(value) is type(fields[key].default), (arm, key)
 
 
-def test_entropy_at_matched_reward() -> None:
-    runs = two_arms()
-    level = runs.common_reward("kl_cov", "grpo, mixed groups")
-    assert level == pytest.approx(0.47)  # the highest smoothed reward, rounded down
-    for seed in (1, 2):
-        gap = runs.at_reward("kl_cov", seed, "entropy", level) - runs.at_reward(
-            "grpo, mixed groups", seed, "entropy", level
-        )
-        assert gap == pytest.approx(0.1)
-    assert math.isnan(runs.at_reward("kl_cov", 1, "entropy", 0.9))
+def write_tuning(args: Args, arm: str, scores: dict) -> None:
+    for job in collapse.tuning_jobs(args, [arm]):
+        score = scores.get(dict(job.flags)[collapse.knob_of(arm)[0]])
+        if score is not None:
+            job.file(args).parent.mkdir(parents=True, exist_ok=True)
+            record = {"ended": score if isinstance(score, str) else None, "evaluations": [{"pass@1": score}]}
+            job.file(args).write_text(json.dumps(record))
 
 
-def test_equal_samples_interpolates_between_evaluations() -> None:
-    runs = two_arms()
-    assert runs.at_samples("kl_cov", 2, "pass@1", 400) == pytest.approx(0.2)  # half way from 0.1 to 0.3
-    assert runs.at_samples("kl_cov", 2, "pass@1", 800) == pytest.approx(0.3)
+def test_the_better_value_is_kept_and_controls_share_it(tmp_path: Path) -> None:
+    args = Args(rows=tmp_path)
+    with pytest.raises(LookupError, match=r"tuning/kl_cov-kl_cov_ratio=0\.02-s101"):
+        collapse.main_job(args, "off-policy", "kl_cov", 1)
+    write_tuning(args, "kl_cov", {0.02: 0.3, 0.1: 0.35})
+    for arm in ("kl_cov", "kl_cov, random selection", "kl_cov, annealed"):
+        assert dict(collapse.main_job(args, "off-policy", arm, 1).flags)["kl_cov_ratio"] == 0.1
+    write_tuning(args, "nsr", {0.1: 0.2, 0.3: "error: no finite loss"})
+    assert collapse.tuned(args, "nsr") == {"positive_weight": 0.1}
+    assert collapse.tuned(args, "nsr, wrong alone") == collapse.tuned(args, "grpo") == {}
+    assert not [one for one in collapse.tuning_jobs(args, ARMS) if one.seed in range(1, 6)]
 
 
-def test_claims_judge_what_is_there() -> None:
-    found = {(arm, reading): (effect, word) for arm, _, reading, effect, word in collapse.claims(two_arms())}
-    effect, word = found["kl_cov", "entropy at the last steps, less grpo, mixed groups"]
-    assert effect[0] == pytest.approx(0.1) and word == "reproduced"
-    assert {arm for arm, _ in found} == {"kl_cov"}  # nothing is said of methods without runs
+# --- What is kept -----------------------------------------------------------------------------------------------------
 
 
-def test_law_beats_its_rivals_where_it_holds() -> None:
-    entropy = np.linspace(1.5, 0.1, 100)
-    errors = law({"reward": 2 - 0.4 * np.exp(entropy), "entropy": entropy}, 0.15)
-    assert errors["R = -a exp(H) + b"] < 1e-10
-    assert 0.01 < errors["straight line in H"] < errors["last value"]
-    straight = law({"reward": 1 - 0.4 * entropy, "entropy": entropy}, 0.36)
-    assert straight["straight line in H"] < 1e-10 < straight["R = -a exp(H) + b"]
-
-
-def test_theorem_table() -> None:
-    assert rank(np.array([0.3, -1.0, 7.0])).tolist() == [1, 0, 2]
-    values = np.array([-3.0, -1.0, 2.0, 4.0])
-    data = [
-        {"seed": seed, "minus_covariance": v, "entropy_change": v**3 * sign}
-        for seed, sign in ((1, 1), (2, -1))
-        for v in values
+def test_numbers_of_a_file() -> None:
+    assert decode(encode([*range(79)])) == [*range(79)] and encode([0, 9, 64]) == "09p"
+    with pytest.raises(ValueError, match="78"):
+        encode([79])
+    assert [short(v) for v in (0.123456, 123456.0, 3.0, float("nan"), None, 1e-7)] == [
+        0.1235,
+        123500,
+        3,
+        None,
+        None,
+        1e-7,
     ]
-    text = "\n".join(theorem_lines(data))
-    assert "same sign | 0.50 | 1.00, 0.00" in text and "Spearman | 0.00 | 1.00, -1.00" in text
 
 
-def test_jobs_of_a_comparison() -> None:
-    """Every arm in both regimes, with the same flags but for what makes them themselves; OPO's runs serve both."""
-    args = Args(seeds=(1, 2))
-    for regime, plan in collapse.REGIMES.items():
-        jobs = collapse.comparison_jobs(args, regime)
-        assert [one.name for one in jobs] == [*collapse.ARMS] * 2
-        assert len({one.directory for one in jobs + collapse.tuning_jobs(args)}) == len(jobs) + 12
-        for one in jobs:
-            flags = dict(one.flags)
-            assert flags["num_prompts"] == 32 and flags["num_steps"] == args.num_steps
-            if one.name == "opo":
-                assert one.group == "on-policy" and "num_minibatches" not in flags
-            else:
-                assert one.group == regime and plan.items() <= flags.items()
+def test_a_window_is_a_mean_of_what_is_known() -> None:
+    assert collapse.mean([1.0, None, 2.0]) == 1.5 and collapse.mean([None]) is None
 
 
-def test_unfinished_run_is_not_read(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(collapse, "RUNS", tmp_path)
-    one = collapse.job(Args(num_steps=2), "off-policy", "grpo", 1)
-    one.directory.mkdir(parents=True)
-    (one.directory / "metrics.jsonl").write_text('{"step": 1}\n')
-    assert one.records() == []
-    (one.directory / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
-    assert len(one.records()) == 2
+# --- Running ----------------------------------------------------------------------------------------------------------
 
 
-def test_readme_shows_the_tables_of_the_report() -> None:
-    """Numbers in the README are those of the last report."""
-    readme, claims = collapse.ROOT / "README.md", collapse.RESULTS / "CLAIMS.md"
-    shown = readme.read_text().partition("<!-- claims -->")[2].partition("<!-- /claims -->")[0]
-    section = claims.read_text().partition("## Off-policy")[2].partition("## On-policy")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")]
-    assert len(rows) > 10 and [line for line in shown.splitlines() if line.startswith("| ")] == rows
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Args:
+    """Runs of two steps of one small arm, without a knob."""
+    monkeypatch.setattr(collapse, "SIZE", TINY)
+    monkeypatch.setattr(collapse, "HORIZON", {"num_steps": 2, "eval_every": 1})
+    monkeypatch.setitem(collapse.REGIMES, "off-policy", {"num_minibatches": 2, "learning_rate": 1e-4})
+    monkeypatch.setitem(ARMS, "entropic", ("entropic", Arm(flags={"kp": 2.0})))
+    place = {"work": tmp_path / "work", "rows": tmp_path / "rows"}
+    return Args(arms=("entropic",), seeds=(3,), regimes=("off-policy",), num_steps=2, **place)
+
+
+def test_a_run_becomes_a_file_and_is_not_repeated(tiny: Args, capsys, monkeypatch) -> None:
+    collapse.main(tiny)
+    path = tiny.rows / "off-policy" / "entropic-s3.json"
+    assert [*tiny.rows.rglob("*.*")] == [path] and not [*tiny.work.rglob("*.*")]
+    record = json.loads(path.read_text())
+    assert record["arm"] == "entropic" and record["base"] == "grpo" and record["seed"] == 3
+    assert record["flags"]["kp"] == 2.0 and record["flags"]["num_prompts"] == 4
+    assert record["steps"] == 2 and record["ended"] is None and record["commit"] and record["cpu_seconds"] >= 1
+    training = record["training"]
+    assert training["step"] == [2] and training["samples"] == [16] and 0 < training["entropy"][0] < 1
+    assert {*record["active"]} <= {*training} and training["algo/alpha"][0] is not None
+    assert [one["step"] for one in record["evaluations"]] == [0, 1, 2]
+    totals = decode(record["total"])
+    for one in record["evaluations"]:
+        right, distinct = decode(one["right"]), decode(one["distinct"])
+        assert len(right) == len(distinct) == len(totals) == 3 and max(right) <= 4
+        assert one["pass@1"] == one["avg@4"] == pytest.approx(sum(right) / 12, abs=1e-4)
+        share = sum(found / total for found, total in zip(distinct, totals, strict=True)) / 3
+        assert one["coverage"] == pytest.approx(share, abs=1e-4)
+        assert not [key for key in one if key.endswith("_low")]
+    assert path.stat().st_size < 2500
+    capsys.readouterr()
+    monkeypatch.setattr(collapse, "run", lambda *_: pytest.fail("made a second time"))
+    collapse.main(tiny)
+    assert "1 runs are kept" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(tiny: Args) -> None:
+    one = collapse.main_job(tiny, "off-policy", "entropic", 3)
+    directory = tiny.work / one.name
+    command, begun = collapse.command_of(one, directory)
+    assert begun == 0 and command[-2:] == ["--output-dir", str(directory)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    while not [*directory.glob("checkpoints/step-*")] and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() in (0, 143)
+    assert collapse.command_of(one, directory)[0][2:] == ["--resume", str(directory)]
+    assert collapse.run(tiny, one).endswith("CPU seconds unknown: resumed")
+    record = json.loads(one.file(tiny).read_text())
+    assert record["steps"] == 2 and record["resumed_at"] in (1, 2) and record["cpu_seconds"] is None
+    assert record["training"]["samples"] == [16] and [e["step"] for e in record["evaluations"]] == [0, 1, 2]
+
+
+def test_a_run_of_another_plan_begins_anew(tiny: Args) -> None:
+    one = collapse.main_job(tiny, "off-policy", "entropic", 3)
+    directory = tiny.work / one.name
+    (directory / "checkpoints" / "step-000001").mkdir(parents=True)
+    settings = {"seed": 3} | dict(one.flags)
+    (directory / "args.json").write_text(json.dumps(settings))
+    assert collapse.command_of(one, directory)[1] == 1
+    (directory / "args.json").write_text(json.dumps(settings | {"num_steps": 9}))
+    assert collapse.command_of(one, directory)[1] == 0 and not directory.exists()
+
+
+@pytest.mark.parametrize(("status", "words"), [(2, "error: --kp is -1"), (1, "Traceback, KeyError: 3"), (-9, "")])
+def test_a_script_that_fails_leaves_no_file(tiny: Args, monkeypatch, status: int, words: str) -> None:
+    end = f"import os, sys; sys.stderr.write({words!r}); sys.stderr.flush(); "
+    end += "os.kill(os.getpid(), 9)" if status < 0 else f"os._exit({status})"
+    monkeypatch.setattr(collapse, "command_of", lambda *_: ([sys.executable, "-c", end], 0))
+    one = collapse.main_job(tiny, "off-policy", "entropic", 3)
+    assert collapse.run(tiny, one) == f"stopped ({status}) {words}"
+    assert not one.file(tiny).exists()
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(tiny: Args) -> None:
+    one = collapse.main_job(tiny, "off-policy", "entropic", 3)
+    directory = tiny.work / one.name
+    directory.mkdir(parents=True)
+    holder = "import sys, time; from pathlib import Path; from common import lock; lock.take(Path(sys.argv[1]))"
+    words = [sys.executable, "-c", f"{holder}; print(1, flush=True); time.sleep(600)", str(directory)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        assert collapse.run(tiny, one) == "left alone: another process is at it"
+        process.kill()
+    assert directory.exists() and not one.file(tiny).exists()
+
+
+def test_what_is_left_to_do_is_printed_and_names_are_checked(tiny: Args, capsys) -> None:
+    collapse.main(dataclasses.replace(tiny, dry_run=True))
+    assert capsys.readouterr().out.startswith("off-policy/entropic-s3 --num-prompts 4 ")
+    assert not tiny.work.exists()
+    with pytest.raises(SystemExit, match="error: --arms knows "):
+        collapse.main(Args(arms=("opoo",)))

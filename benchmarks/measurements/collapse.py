@@ -1,583 +1,419 @@
-"""The comparison: every algorithm on the embedded task, over seeds, off-policy and on-policy.
+"""The comparison through the collapse: its runs, each kept as one compact file.
 
-    python -m benchmarks.collapse                      # tune, run, theorem, report: hours on two cores
-    python -m benchmarks.collapse --stages report      # draw and judge what is finished
+    python -m benchmarks.collapse                                  # everything that is not there yet: many hours
+    python -m benchmarks.collapse --arms grpo nsr --seeds 1        # a part
+    python -m benchmarks.collapse --only first --seeds 1           # the eight first methods at one seed
 
-Two processes of one thread each. A finished run is kept under runs/collapse and never repeated, so an interrupted
-benchmark goes on where it stopped; the report can be made at any time from what is there, or from the tables alone. It
-writes, to benchmarks/results/collapse: off-policy.csv and on-policy.csv (one row per run and step), tuning.csv,
-theorem.csv, a figure for each regime, and CLAIMS.md, which says what each paper promises and what was seen; the README
-shows its first tables.
+What is run, in which order and why is written in benchmarks/results/collapse/PLAN.md. A finished run is one file
+runs/<regime>/<arm>-s<seed>.json beside it, and is never made again, in whichever checkout; one that was stopped goes
+on from its last checkpoint under runs/collapse. So this may be killed at any time and started again. Every run is a
+process of one thread; `--jobs` of them go at a time.
 
-Two regimes: eight updates per rollout, as in the papers, and one. OPO, on-policy by definition, is run in the second
-and shown in both. Entropy is compared as `rollout/entropy`, the mean of -log p over every sampled token: the same
-population of prompts for all, where `policy/entropy` of a method with dynamic sampling speaks of mixed groups alone.
+Two regimes: eight updates per rollout, as in the papers, and one. Methods that make one by definition (OPO, OPEFO) are
+run in the second alone and stand in both comparisons.
 """
 
-import csv
+import json
 import os
-import platform
+import re
 import shutil
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
 import tyro
-from rich.console import Console
 
-from algos import grpo
-from benchmarks import RESULTS as ALL_RESULTS
-from benchmarks import ROOT, plot
-from benchmarks.measure import as_flags, check_known, read_metrics, run_script
-from benchmarks.methods import METHODS, Claim
-from benchmarks.plot import WINDOW, band, read_csv, rows_of, split_rows
-from benchmarks.report import interval, markdown, plus_minus
-from benchmarks.rollouts import Actor, countdown, differentiate, scored
-from common import rollout
-from common.basics import random_seed
-from common.curves import STYLE, smooth
-from common.loading import load_policy
+from benchmarks import RESULTS, ROOT
+from benchmarks.measure import as_flags, check_known, read_metrics, worker_environment
+from benchmarks.methods import METHODS, Arm
+from common import InputError, lock
+from common.records import write_whole
+from common.run import checkpoints_of
 
-RUNS, RESULTS = ROOT / "runs" / "collapse", ALL_RESULTS / "collapse"
+WORK, ROWS = ROOT / "runs" / "collapse", RESULTS / "collapse" / "runs"
 # Eight small steps on a rollout, or one that is sqrt(8) times as long.
 REGIMES = {
     "off-policy": {"num_minibatches": 8, "learning_rate": 1e-4},
     "on-policy": {"num_minibatches": 1, "learning_rate": 3e-4},
 }
-SIZE = {"num_prompts": 32, "num_generations": 8, "save_every": 0, "eval_problems": 64, "eval_samples": 32}
+SIZE = {"num_prompts": 32, "num_generations": 8, "eval_problems": 128, "eval_samples": 64, "save_every": 50}
+HORIZON = {"num_steps": 400, "eval_every": 50}
+TUNING, TUNE_SEED = {"num_steps": 100, "eval_every": 100}, 101  # a seed that no other run has
 
-# Arm -> (script, flags), and its colour; arm -> its knob, tried off-policy on seeds that are not used again.
-ARMS = {arm: (script, one.flags) for script, record in METHODS.items() for arm, one in record.arms.items()}
-COLORS = {arm: one.color for record in METHODS.values() for arm, one in record.arms.items()}
-KNOBS = {name: record.knob for name, record in METHODS.items() if record.knob}
-COLUMNS = plot.COLUMNS | {f"pass@{k}": f"eval/pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
+FIRST = "grpo dapo clip_cov kl_cov forking_tokens nsr entropic opo".split()
+ARMS: dict[str, tuple[str, Arm]] = {
+    name: (script, arm) for script, record in METHODS.items() for name, arm in record.arms.items()
+}
+CONTROLS = [name for name, (script, _) in ARMS.items() if script in FIRST and name not in FIRST]
+FAMILIES = {record.family: name for name, record in reversed(METHODS.items()) if name not in FIRST}  # the first of each
+TIERS = {  # in the order in which they are run
+    "first": FIRST,
+    "controls": CONTROLS,
+    "families": [name for name in METHODS if name in FAMILIES.values()],
+    "rest": [name for name, (script, _) in ARMS.items() if script not in (*FIRST, *FAMILIES.values())]
+    + [name for name, (script, _) in ARMS.items() if script in FAMILIES.values() and name != script],
+}
+SEEDS = {"first": 5, "controls": 5, "families": 3, "rest": 3}
+ON_POLICY, ON_POLICY_SEEDS = ["grpo, mixed groups", *FIRST], 3
+
+WINDOW, DIGITS = 5, 4  # training numbers are means over so many steps, with so many significant digits
+COLUMNS = {
+    "reward": "rollout/reward",
+    "entropy": "rollout/entropy",
+    "policy_entropy": "policy/entropy",
+    "length": "rollout/response_length",
+    "truncated": "rollout/truncated_ratio",
+    "all_right": "rollout/all_right_ratio",
+    "all_wrong": "rollout/all_wrong_ratio",
+    "trained_groups": "rollout/trained_group_ratio",
+    "approx_kl": "policy/approx_kl",
+    "clip_high": "policy/clip_high_ratio",
+    "clip_low": "policy/clip_low_ratio",
+    "trained": "policy/trained_token_ratio",
+    "grad_norm": "policy/grad_norm",
+}  # and all that the method calls algo/...
+COUNTED = {"samples": "rollout/num_samples", "tokens": "tokens/rollout"}  # sums from the start
+EVALUATED = ("eval/entropy", "eval/coverage", "eval/avg@", "eval/pass@")
+STOPPED = threading.Event()
+processes: set[subprocess.Popen] = set()
 
 
 @dataclass
 class Args:
-    stages: tuple[str, ...] = ("tune", "run", "theorem", "report")
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    tune_seeds: tuple[int, ...] = (101,)
-    num_steps: int = 40
-    tune_steps: int = 30
-    eval_every: int = 20
+    only: tuple[str, ...] = ()
+    """of first, controls, families, rest; by default all"""
+    arms: tuple[str, ...] = ()
+    """by default all"""
+    regimes: tuple[str, ...] = tuple(REGIMES)
+    seeds: tuple[int, ...] = ()
+    """by default five of the first methods and the controls, three of the others"""
+    num_steps: int = HORIZON["num_steps"]
+    tune_steps: int = TUNING["num_steps"]
     jobs: int = 2
     """runs at a time, one thread each"""
+    work: Path = WORK
+    """where runs are made"""
+    rows: Path = ROWS
+    """where finished ones are kept"""
+    dry_run: bool = False
+    """print what there is to do"""
 
 
-# --- Running ----------------------------------------------------------------------------------------------------
+# --- What is to be run ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what it is part of, its arm and the flags that go to its script."""
+    """One run. `group` is a regime or "tuning"; the flags are those that go to the script, without seed and place."""
 
-    group: str  # "tuning", or a regime
-    name: str
+    group: str
+    arm: str
     seed: int
-    script: str
     flags: tuple[tuple[str, object], ...]
+    setting: str = ""  # of a tuning run: the knob and its value
 
     @property
-    def directory(self) -> Path:
-        return RUNS / self.group / f"{self.name.replace(', ', '-').replace(' ', '-')}-s{self.seed}"
+    def script(self) -> str:
+        return ARMS[self.arm][0]
 
-    def records(self) -> list[dict]:
-        """Its metrics if it has come to its end, else nothing."""
-        records = read_metrics(self.directory)
-        return records if records and records[-1]["step"] == dict(self.flags)["num_steps"] else []
+    @property
+    def name(self) -> str:
+        words = self.arm + (f" {self.setting}" if self.setting else "")
+        return f"{self.group}/{re.sub(r'[ ,]+', '-', words)}-s{self.seed}"
+
+    def file(self, args: Args) -> Path:
+        return args.rows / f"{self.name}.json"
 
 
-def job(args: Args, group: str, arm: str, seed: int, **knobs) -> Job:
-    script, flags = ARMS[arm]
-    plan = {"num_steps": args.tune_steps if group == "tuning" else args.num_steps, "eval_every": args.eval_every}
-    plan |= REGIMES.get(group, REGIMES["off-policy"])
+def knob_of(arm: str) -> tuple[str, tuple]:
+    """The flag that is tuned for this arm, and its values; ("", ()) if there is none or the arm sets it itself."""
+    script, one = ARMS[arm]
+    knob = one.knob or METHODS[script].knob
+    return ("", ()) if knob is None or knob[0] in one.flags else knob
+
+
+def source_of_knob(arm: str) -> str:
+    """The arm whose tuning is this one's: the method's own, unless the arm has a knob for itself."""
+    script, one = ARMS[arm]
+    return arm if one.knob else script
+
+
+def regime_of(arm: str, regime: str) -> str:
+    return "on-policy" if METHODS[ARMS[arm][0]].one_update else regime
+
+
+def flags_of(arm: str, regime: str, plan: dict, knob: dict) -> tuple[tuple[str, object], ...]:
+    script, one = ARMS[arm]
+    settings = SIZE | plan | REGIMES[regime_of(arm, regime)] | one.flags | knob
     if METHODS[script].one_update:
-        del plan["num_minibatches"]  # it has no flag for it
-    name = arm + "".join(f"-{key}={value}" for key, value in knobs.items() if group == "tuning")
-    return Job(group, name, seed, script, tuple((SIZE | plan | flags | knobs).items()))
+        del settings["num_minibatches"]  # it has no other
+    return tuple(settings.items())
 
 
-def run(one: Job) -> float:
-    """Do one job in a process of its own; seconds it took."""
-    shutil.rmtree(one.directory, ignore_errors=True)
-    one.directory.parent.mkdir(parents=True, exist_ok=True)
-    seconds = run_script(one.script, as_flags({"seed": one.seed} | dict(one.flags)), one.directory)
-    shutil.rmtree(one.directory / "checkpoints")  # the records are what is wanted
-    return seconds
-
-
-def run_all(args: Args, jobs: list[Job], console: Console) -> None:
-    todo = [one for one in jobs if not one.records()]
-    console.print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are finished")
-    started = time.perf_counter()
-    with ThreadPoolExecutor(args.jobs) as pool:
-        waiting = {pool.submit(run, one): one for one in todo}
-        for count, done in enumerate(as_completed(waiting), 1):
-            left = (time.perf_counter() - started) / count * (len(todo) - count) / 60
-            one = waiting[done]
-            console.print(f"{one.group}, {one.name}, seed {one.seed}: {done.result():.0f} s; about {left:.0f} min left")
-
-
-def tuning_jobs(args: Args) -> list[Job]:
-    return [
-        job(args, "tuning", arm, seed, **{knob: value})
-        for seed in args.tune_seeds
-        for arm, (knob, values) in KNOBS.items()
-        for value in values
-    ]
-
-
-def tuning_rows(args: Args) -> list[dict]:
-    """Setting, seed and outcome of every tuning run, from the runs or, where they are gone, from the table."""
-    rows = []
-    for one in tuning_jobs(args):
-        if records := one.records():
-            row = {key: records[-1][f"eval/{key}"] for key in ("pass@1", "pass@32")}
-            row["entropy"] = float(np.mean([record["rollout/entropy"] for record in records[-WINDOW:]]))
-            rows.append({"setting": one.name, "seed": one.seed} | {k: round(v, 4) for k, v in row.items()})
-    path = RESULTS / "tuning.csv"
-    return rows or [row | {"seed": int(row["seed"])} for row in (read_csv(path) if path.exists() else [])]
-
-
-def tuned(args: Args) -> dict[str, dict]:
-    """Arm -> its knob's better value: the higher pass@1 on held-out problems after the tuning runs, mean over seeds."""
-    rows, chosen = tuning_rows(args), {}
-    for arm, (knob, values) in KNOBS.items():
-        scores = {}
+def tuning_jobs(args: Args, arms: Iterable[str]) -> list[Job]:
+    """The runs that have to be there before these arms are run."""
+    plan = {"num_steps": args.tune_steps, "eval_every": args.tune_steps}
+    jobs = []
+    for arm in dict.fromkeys(source_of_knob(arm) for arm in arms if knob_of(arm)[0]):
+        knob, values = knob_of(arm)
         for value in values:
-            ends = [row["pass@1"] for row in rows if row["setting"] == f"{arm}-{knob}={value}"]
-            if ends:
-                scores[value] = np.mean(ends)
-        if len(scores) == len(values):
-            chosen[arm] = {knob: max(scores, key=scores.get)}
-    return chosen
+            flags = flags_of(arm, "off-policy", plan, {knob: value})
+            jobs.append(Job("tuning", arm, TUNE_SEED, flags, f"{knob}={value}"))
+    return jobs
 
 
-def comparison_jobs(args: Args, regime: str) -> list[Job]:
-    """Seed by seed, so that what is finished is balanced. OPO's runs are the on-policy ones in both regimes."""
-    knobs = tuned(args)
-    return [
-        job(args, "on-policy" if METHODS[script].one_update else regime, arm, seed, **knobs.get(arm, {}))
-        for seed in args.seeds
-        for arm, (script, _) in ARMS.items()
-    ]
+def tuned(args: Args, arm: str) -> dict[str, object]:
+    """The arm's knob at its better value: the higher pass@1 on held-out problems after tuning; the first of equals.
 
-
-# --- The theorem ------------------------------------------------------------------------------------------------
-
-
-def theorem(args: Args) -> None:
-    """Step by step on-policy GRPO: -Cov(log p, A) over the batch's tokens, and the entropy change that was measured.
-
-    The change is that of the mean entropy at the very positions of the batch, before and after the update.
+    A value whose run ended before its time is out. Raises LookupError while a tuning run is missing.
     """
-    torch.set_num_threads(args.jobs)
-    rows = []
-    for seed in args.seeds[:3]:
-        options = grpo.Args(seed=seed, num_prompts=32, learning_rate=REGIMES["on-policy"]["learning_rate"])
-        stream = countdown(seed)
-        policy = load_policy(None, device="cpu", learning_rate=options.learning_rate)
-        actor = Actor(policy)
-        for step in range(1, args.num_steps + 1):
-            samples = actor.sample(stream.take(32), 8, options.max_response_length, random_seed(seed, step))
-            batch = scored(policy, samples)
-            grpo.assign_credit(batch, options, {})
-            _, grads = differentiate(grpo, (batch["old_logprobs"], batch["entropy"]), batch, options)
-            policy.backward(batch, grads[0])
-            policy.step()
-            actor.sampler.sync()
-            mask = batch["mask"]
-            change = (policy.score(batch)[1] - batch["entropy"])[mask].mean().item()
-            values = torch.stack([batch["old_logprobs"][mask], batch["advantages"][mask]])
-            rows.append(
-                {"seed": seed, "step": step, "minus_covariance": -values.cov()[0, 1].item(), "entropy_change": change}
-                | {"reward": rollout.metrics(samples, 8)["rollout/reward"]}
-            )
-    write_csv(RESULTS / "theorem.csv", rows)
+    if not (knob := knob_of(arm)[0]):
+        return {}
+    best, chosen = -1.0, None
+    for one in tuning_jobs(args, [arm]):
+        if not one.file(args).exists():
+            raise LookupError(f"{one.name} is not there yet")
+        record = json.loads(one.file(args).read_text())
+        score = -0.5 if record["ended"] else record["evaluations"][-1]["pass@1"]
+        if score > best:
+            best, chosen = score, dict(one.flags)[knob]
+    return {knob: chosen}
 
 
-# --- Reading ----------------------------------------------------------------------------------------------------
+def main_job(args: Args, regime: str, arm: str, seed: int) -> Job:
+    plan = HORIZON | {"num_steps": args.num_steps}
+    return Job(regime_of(arm, regime), arm, seed, flags_of(arm, regime, plan, tuned(args, arm)))
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def rounds(args: Args) -> list[list[tuple[str, str, int]]]:
+    """(regime, arm, seed) in the order of PLAN.md, in lists; a list's tuning is done before it begins."""
+
+    def wanted(regime: str, tier: str, arm: str, seed: int) -> bool:
+        return (
+            regime in args.regimes
+            and (not args.only or tier in args.only)
+            and (not args.arms or arm in args.arms)
+            and (seed in args.seeds if args.seeds else True)
+        )
+
+    every = []
+    for seed in args.seeds or range(1, max(SEEDS.values()) + 1):
+        off = [
+            [("off-policy", arm, seed) for arm in arms if wanted("off-policy", tier, arm, seed)]
+            for tier, arms in TIERS.items()
+            if args.seeds or seed <= SEEDS[tier]
+        ]
+        on = [
+            ("on-policy", arm, seed)
+            for arm in ON_POLICY
+            if wanted("on-policy", "first" if arm in FIRST else "controls", arm, seed)
+            and (args.seeds or seed <= ON_POLICY_SEEDS)
+        ]
+        every += [*off, on]
+    return [one for one in every if one]
 
 
-def collect(args: Args, regime: str) -> list[dict]:
-    """All finished runs of a regime as rows, with the samples drawn so far."""
-    rows = []
-    for one in comparison_jobs(args, regime):
-        for row in rows_of(one.records()):
-            cells = {name: row.get(name, np.nan) for name in COLUMNS}
-            counts = {name: row[name] for name in plot.COUNTS}
-            cells = {name: round(value, 5) if np.isfinite(value) else "" for name, value in cells.items()}
-            rows.append({"arm": one.name, "seed": one.seed} | counts | cells)
-    return rows
+# --- Running ----------------------------------------------------------------------------------------------------------
 
 
-class Runs:
-    """The runs of one regime, as arrays over steps: `runs[arm][seed][column]`; `steps` start at 1."""
+def command_of(one: Job, directory: Path) -> tuple[list[str], int]:
+    """The words that start a run or go on with it, and the step from which it goes on; raises InputError if it is live.
 
-    def __init__(self, rows: list[dict]):
-        self.evaluations: dict[str, dict[int, list[dict]]] = {}
-        self.training: dict[str, dict[int, dict[str, np.ndarray]]] = {}
-        for arm in ARMS:
-            for seed in sorted({int(row["seed"]) for row in rows if row["arm"] == arm}):
-                mine = [row for row in rows if row["arm"] == arm and row["seed"] == seed]
-                columns, evaluated = split_rows(mine)
-                self.training.setdefault(arm, {})[seed] = columns
-                self.evaluations.setdefault(arm, {})[seed] = evaluated
-
-    def seeds(self, *arms: str) -> list[int]:
-        """Seeds that all of these arms have finished."""
-        return sorted(set.intersection(*({*self.training.get(arm, {})} for arm in arms)))
-
-    def end(self, arm: str, seed: int, column: str) -> float:
-        """Mean over the last steps."""
-        return float(self.training[arm][seed][column][-WINDOW:].mean())
-
-    def last(self, arm: str, seed: int, column: str) -> float:
-        """At the last evaluation."""
-        return self.evaluations[arm][seed][-1][column]
-
-    def at_samples(self, arm: str, seed: int, column: str, samples: float) -> float:
-        """An evaluation's column where so many samples had been drawn."""
-        return plot.at_samples(self.evaluations[arm][seed], column, samples)
-
-    def at_reward(self, arm: str, seed: int, column: str, reward: float) -> float:
-        """A smoothed column where the smoothed reward first reaches a value; NaN if it never does."""
-        return plot.at_reward(self.training[arm][seed], column, reward)
-
-    def common_reward(self, *arms: str) -> float:
-        """The highest reward that every run of these arms reaches (smoothed), in steps of 0.01 from below."""
-        return plot.common_reward(self.training[arm][seed] for arm in arms for seed in self.seeds(*arms))
-
-
-def verdict(low: float, high: float, direction: int) -> str:
-    """Whether the interval of a difference lies on the side that was claimed, on the other, or on both."""
-    if not np.isfinite(low) or low <= 0 <= high:
-        return "not seen"
-    return "reproduced" if (low > 0) == (direction > 0) else "contradicted"
-
-
-# --- Claims -----------------------------------------------------------------------------------------------------
-
-
-Reading = tuple[str, Callable[[str, int], float]]  # in words, and what it measures of an arm's seed
-
-
-def entropy_at_equal_reward(runs: Runs, arm: str, claim: Claim) -> Reading:
-    level = runs.common_reward(arm, claim.base)
-    return f"entropy where reward reaches {level:.2f}", lambda a, s: runs.at_reward(a, s, "entropy", level)
-
-
-def pass_at_equal_samples(runs: Runs, arm: str, claim: Claim) -> Reading:
-    budget = min(runs.evaluations[claim.base][s][-1]["samples"] for s in runs.seeds(claim.base))
-    return f"pass@1 after {budget:,.0f} samples", lambda a, s: runs.at_samples(a, s, "pass@1", budget)
-
-
-def selected_negative_share(runs: Runs, arm: str, claim: Claim) -> Reading:
-    def measure(a: str, s: int) -> float:
-        shares = runs.training[a][s]["selected_negative_ratio"]
-        return np.mean(shares[np.isfinite(shares)]) - 0.5 if np.isfinite(shares).any() else float("nan")
-
-    return "share of selected tokens with A < 0, less 1/2", measure
-
-
-# How a claim of benchmarks/methods.py is read.
-READINGS: dict[str, Callable[[Runs, str, Claim], Reading]] = {
-    "entropy at the end": lambda runs, arm, claim: (
-        "entropy at the last steps",
-        lambda a, s: runs.end(a, s, "entropy"),
-    ),
-    "entropy at equal reward": entropy_at_equal_reward,
-    "pass@k": lambda runs, arm, claim: (
-        f"pass@{claim.number} at the end",
-        lambda a, s: runs.last(a, s, f"pass@{claim.number}"),
-    ),
-    "pass@1 at equal samples": pass_at_equal_samples,
-    "selected negative share": selected_negative_share,
-    "distance from a target": lambda runs, arm, claim: (
-        f"distance of entropy from {claim.number} at the last steps",
-        lambda a, s: abs(runs.end(a, s, "entropy") - claim.number),
-    ),
-}
-
-
-def claims(runs: Runs) -> list[tuple[str, str, str, tuple[float, float, float], str]]:
-    """(method, what its paper promises, how it is read here, effect with interval, verdict)."""
-    rows = []
-    for arm, record in METHODS.items():
-        for claim in record.claims:
-            seeds = runs.seeds(arm, claim.base) if claim.base else runs.seeds(arm)
-            if len(seeds) < 2:
-                continue
-            words, measure = READINGS[claim.reading](runs, arm, claim)
-            if claim.base:
-                words += f", less {claim.base}"
-            effect = interval(measure(arm, s) - (measure(claim.base, s) if claim.base else 0) for s in seeds)
-            word = verdict(*effect[1:], claim.direction)
-            if claim.promise.startswith("not a claim"):
-                word = {"reproduced": "higher", "contradicted": "lower"}.get(word, "no difference seen")
-            rows.append((arm, claim.promise, words, effect, word))
-    return rows
-
-
-LAWS = {"R = -a exp(H) + b": np.exp, "straight line in H": np.asarray}  # what reward is linear in
-
-
-def law_fits(reward: np.ndarray, entropy: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Slope and offset of reward as a function of exp(H), which the law says, and of H, by least squares."""
-    return {name: tuple(map(float, np.polyfit(of(entropy), reward, 1))) for name, of in LAWS.items()}
-
-
-def law(run: dict[str, np.ndarray], share: float) -> dict[str, float]:
-    """RMSE over the rest of a run of three predictions of reward, each fitted on the first `share` of its steps.
-
-    R = -a exp(H) + b and R = -a H + b by least squares, and the mean of the last WINDOW rewards of that part.
+    What was made with other flags, or has no checkpoint yet, begins anew.
     """
-    reward, entropy = run["reward"], run["entropy"]
-    n = max(3, round(share * len(reward)))
-    errors = {}
-    for name, (slope, offset) in law_fits(reward[:n], entropy[:n]).items():
-        errors[name] = float(np.sqrt(np.mean((slope * LAWS[name](entropy[n:]) + offset - reward[n:]) ** 2)))
-    errors["last value"] = float(np.sqrt(np.mean((reward[max(0, n - WINDOW) : n].mean() - reward[n:]) ** 2)))
-    return errors
+    script = [sys.executable, str(ROOT / "algos" / f"{one.script}.py")]
+    lock.check(directory)
+    flags = {"seed": one.seed} | dict(one.flags)
+    try:
+        recorded = json.loads((directory / "args.json").read_text())
+    except (OSError, ValueError):
+        recorded = {}
+    saved = checkpoints_of(directory)
+    if saved and all(recorded.get(key) == value for key, value in flags.items()):
+        return [*script, "--resume", str(directory)], int(saved[-1].name.partition("-")[2])
+    shutil.rmtree(directory, ignore_errors=True)
+    return [*script, *as_flags(flags), "--output-dir", str(directory)], 0
 
 
-# --- Report -----------------------------------------------------------------------------------------------------
-
-HEAD = """# What the papers claim, and what the embedded task shows
-
-Written by `python -m benchmarks.collapse`; the runs are in the csv files beside this page. A model of 0.43 million
-parameters, countdown, {num_prompts} prompts x {num_generations} responses, {num_steps} steps, seeds {seeds}; learning
-rate 1e-4 with eight updates per rollout and 3e-4 with one (and for OPO, which makes one in either comparison); torch
-{torch}, Python {python}, one CPU thread per run.
-
-An effect is the difference to the baseline on the same seeds, with a 95 % t-interval over them. *Reproduced*: the
-interval lies on the side that the paper promises. *Contradicted*: on the other side. *Not seen*: it holds 0. A toy can
-show that an idea does on a toy what it says; it is no evidence against results at 7B or 32B. Many intervals are looked
-at here, so a single narrow one should not impress.
-"""
-
-TUNING = """## Tuning
-
-Each method's own knob, two values, {tune_steps} steps off-policy on seed {tune_seeds}, not used again; the value with
-the higher pass@1 is kept. The papers' fractions of 2e-4 and 2e-3 select no token, or one, of this model's minibatches
-of some 450 tokens, so the values tried are those that select a few.
-
-{rows}
-
-Kept: {kept}.
-"""
-
-REGIME = """## {title}: {updates} per rollout
-
-![{regime}]({regime}.png)
-
-Reward and entropy are means over the last nine steps' rollouts, pass@k is at the end; ± is the standard deviation over
-seeds. "samples" counts every response drawn, those of dropped groups too.
-{note}
-
-{summary}
-
-{claims}
-"""
-
-LAW = """## The law R = -a exp(H) + b
-
-Root mean squared error of the later steps' reward, predicted from their entropy by a fit on the first ones, off-policy
-(± over seeds). The law is of use where it beats both of its rivals.
-
-{rows}
-"""
-
-THEOREM = """## The change of entropy
-
-On-policy GRPO, step by step: -Cov(log p, A) over the tokens of a batch against the measured change of the mean entropy
-at the same positions. The theorem is for a tabular softmax policy and plain gradient ascent; here a network learns with
-AdamW. Where both are negative at every step, their agreement in sign says little: the correlations are the test.
-
-{rows}
-"""
-
-PUBLISHED = """## What full scale showed
-
-The paper's own figures, not ours: Cui et al., arXiv 2505.22617, Table 2, Qwen2.5 base models; AIME and AMC are avg@32.
-One run each, no spread. The printed averages are not the plain means of the seven columns, which would be 39.1, 39.8,
-41.7, 41.1 (7B) and 45.2, 46.5, 50.6, 51.6 (32B).
-
-| | AIME24 | AIME25 | AMC | MATH500 | OMNI | Olympiad | Minerva | average as printed |
-|---|---|---|---|---|---|---|---|---|
-| 7B GRPO | 21.2 | 9.6 | 58.7 | 78.8 | 27.9 | 40.7 | 36.7 | 38.6 |
-| 7B clip-higher | 18.1 | 11.5 | 56.6 | 79.2 | 29.8 | 43.3 | 40.4 | 38.8 |
-| 7B Clip-Cov | 22.1 | 15.8 | 58.2 | 80.4 | 30.5 | 44.1 | 41.1 | 40.4 |
-| 7B KL-Cov | 22.6 | 12.9 | 61.4 | 80.8 | 29.1 | 42.6 | 38.2 | 40.6 |
-| 32B GRPO | 21.8 | 16.2 | 69.7 | 84.2 | 35.2 | 43.6 | 45.5 | 45.8 |
-| 32B clip-higher | 35.6 | 22.3 | 69.5 | 77.2 | 35.1 | 42.5 | 43.0 | 47.2 |
-| 32B Clip-Cov | 32.3 | 22.7 | 67.2 | 87.0 | 42.0 | 57.2 | 46.0 | 50.3 |
-| 32B KL-Cov | 36.8 | 30.8 | 74.5 | 84.6 | 39.1 | 49.0 | 46.3 | 52.2 |"""
+def run(args: Args, one: Job) -> str:
+    """Do one run and keep its file; what came of it, in a few words."""
+    directory = (args.work / one.name).absolute()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        command, begun = command_of(one, directory)
+    except InputError:
+        return "left alone: another process is at it"
+    settings = {"cwd": ROOT, "env": worker_environment(1), "stdout": subprocess.DEVNULL, "text": True}
+    settings["start_new_session"] = True  # Ctrl-C comes to this process alone, which asks them once
+    with (args.work / f"{one.name}.err").open("w+") as errors:
+        process = subprocess.Popen(command, stderr=errors, **settings)
+        processes.add(process)
+        if STOPPED.is_set():  # came between the last look and the start
+            process.terminate()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        processes.discard(process)
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+    reason = said[-1] if said else ""
+    # 1 with a reason: the run ended itself, as it does when updates are no longer finite. That is a result.
+    if process.returncode and not (process.returncode == 1 and reason.startswith("error: ")):
+        return f"stopped ({process.returncode}) {reason}"
+    seconds = None if begun else round(usage.ru_utime + usage.ru_stime)
+    record = compact(directory, one, seconds, begun, reason if process.returncode else None)
+    one.file(args).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(one.file(args), as_lines(record))
+    shutil.rmtree(directory)
+    (args.work / f"{one.name}.err").unlink()
+    last = record["evaluations"][-1]
+    return f"pass@1 {last['pass@1']}, coverage {last['coverage']}, CPU seconds {seconds or 'unknown: resumed'}"
 
 
-def draw(runs: Runs, path: Path, title: str) -> None:
-    """Entropy, reward, entropy against reward, and pass@k before and after: means and one standard deviation."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(13, 9.5), constrained_layout=True)
-        panels = {"entropy": axes[0, 0], "reward": axes[0, 1]}
-        for arm, color in COLORS.items():
-            seeds = runs.seeds(arm)
-            if not seeds:
-                continue
-            curves = {k: np.array([smooth(runs.training[arm][s][k], WINDOW) for s in seeds]) for k in panels}
-            for key, axis in panels.items():
-                steps = [runs.training[arm][s]["step"] for s in seeds]
-                band(axis, list(zip(steps, curves[key], strict=True)), color, arm)
-            axes[1, 0].plot(curves["reward"].mean(0), curves["entropy"].mean(0), color=color, linewidth=2)
-            axes[1, 0].plot(curves["reward"].mean(0)[-1], curves["entropy"].mean(0)[-1], "o", color=color)
-            ks = [1, 2, 4, 8, 16, 32]
-            ends = np.array([[runs.evaluations[arm][s][-1][f"pass@{k}"] for k in ks] for s in seeds])
-            axes[1, 1].plot(ks, ends.mean(0), color=color, marker="o", linewidth=2)
-        some = next(iter(runs.evaluations.values()))
-        start = next(iter(some.values()))[0]
-        axes[1, 1].plot(ks, [start[f"pass@{k}"] for k in ks], color="#8a97a3", linestyle="--", label="before training")
-        axes[1, 1].legend()
-        axes[1, 1].set(xscale="log", xticks=ks, xticklabels=ks, xlabel="k", title="pass@k on held-out problems, after")
-        axes[0, 0].set(title="Entropy of the rollouts", xlabel="step", ylabel="nats per token")
-        axes[0, 1].set(title="Reward of the rollouts", xlabel="step")
-        axes[1, 0].set(title="Entropy at matched reward", xlabel="reward", ylabel="nats per token")
-        axes[0, 0].legend(ncols=2, fontsize=9)
-        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
+def run_all(args: Args, jobs: list[Job]) -> None:
+    todo = [one for one in jobs if not one.file(args).exists()]
+    if args.dry_run:
+        for one in todo:
+            print(one.name, *as_flags(dict(one.flags)))
+        return
+
+    def do(one: Job) -> None:
+        if not STOPPED.is_set():
+            words = run(args, one)
+            print(f"{one.name}: {words}", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(do, todo))
 
 
-def number(effect: tuple[float, float, float]) -> str:
-    return f"{effect[0]:+.3f} ({effect[1]:+.3f} to {effect[2]:+.3f})"
+def stop(number: int, frame: object) -> None:
+    """End after the runs have saved what they have."""
+    STOPPED.set()
+    for process in [*processes]:
+        process.terminate()
 
 
-def summary_table(runs: Runs) -> list[str]:
-    rows = []
-    for arm in ARMS:
-        if seeds := runs.seeds(arm):
-            cells = [[runs.end(arm, s, key) for s in seeds] for key in ("reward", "entropy")]
-            cells += [[runs.last(arm, s, f"pass@{k}") for s in seeds] for k in (1, 32)]
-            samples = np.mean([runs.training[arm][s]["samples"][-1] for s in seeds])
-            rows.append((arm, len(seeds), *map(plus_minus, cells), f"{samples:,.0f}"))
-    return markdown(("arm", "seeds", "reward", "entropy", "pass@1", "pass@32", "samples"), rows)
+# --- What is kept -----------------------------------------------------------------------------------------------------
 
 
-def claims_table(runs: Runs) -> list[str]:
-    rows = [(a, p, r, number(e), v) for a, p, r, e, v in claims(runs)]
-    return markdown(("method", "claim", "read here as", "effect (95 % over seeds)", "verdict"), rows)
-
-
-def law_table(runs: Runs) -> list[str]:
-    names = ("R = -a exp(H) + b", "straight line in H", "last value")
-    rows = []
-    for arm in ("grpo", "grpo, mixed groups"):
-        for share in (0.15, 0.36):
-            errors = [law(runs.training[arm][s], share) for s in runs.seeds(arm)]
-            if errors:
-                rows.append((arm, f"first {share:.0%}", *(plus_minus(e[n] for e in errors) for n in names)))
-    return markdown(("arm", "fitted on", *names), rows)
-
-
-def rank(values: np.ndarray) -> np.ndarray:
-    return values.argsort().argsort().astype(float)
-
-
-def theorem_lines(rows: list[dict]) -> list[str]:
-    """Agreement of sign, and correlations, of predicted and measured change, seed by seed."""
-    signs, pearson, spearman = [], [], []
-    for seed in sorted({row["seed"] for row in rows}):
-        mine = [row for row in rows if row["seed"] == seed]
-        predicted = np.array([row["minus_covariance"] for row in mine])
-        measured = np.array([row["entropy_change"] for row in mine])
-        signs.append(np.mean(np.sign(predicted) == np.sign(measured)))
-        pearson.append(np.corrcoef(predicted, measured)[0, 1])
-        spearman.append(np.corrcoef(rank(predicted), rank(measured))[0, 1])
-    rows = (("same sign", signs), ("Pearson", pearson), ("Spearman", spearman))
-    cells = [(name, f"{np.mean(found):.2f}", ", ".join(f"{v:.2f}" for v in found)) for name, found in rows]
-    return markdown(("", "mean over seeds", "each seed"), cells)
-
-
-def tuning_section(args: Args) -> str | None:
-    if not (rows := tuning_rows(args)):
+def short(value: float | None) -> float | int | None:
+    """With DIGITS significant digits; None where there is no number."""
+    if value is None or not np.isfinite(value):
         return None
-    write_csv(RESULTS / "tuning.csv", rows)
-    cells = []
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        mine = [row for row in rows if row["setting"] == setting]
-        means = [f"{np.mean([row[key] for row in mine]):.3f}" for key in ("pass@1", "pass@32", "entropy")]
-        cells.append((setting.replace("-", " ", 1), *means))
-    kept = [f"{arm} {knob} {value:g}" for arm, knobs in tuned(args).items() for knob, value in knobs.items()]
-    seeds = ", ".join(map(str, args.tune_seeds))
-    lines = markdown(("setting", "pass@1", "pass@32", "entropy at the end"), cells)
-    return TUNING.format(tune_steps=args.tune_steps, tune_seeds=seeds, rows="\n".join(lines), kept=", ".join(kept))
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
-def show_in_readme(tables: str) -> None:
-    """Put the tables of the papers' own regime between the README's two marks."""
-    path = ROOT / "README.md"
-    before, _, rest = path.read_text().partition("<!-- claims -->\n")
-    _, _, after = rest.partition("<!-- /claims -->\n")
-    path.write_text(f"{before}<!-- claims -->\n{tables}\n\n<!-- /claims -->\n{after}")
+def mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return short(sum(known) / len(known)) if known else None
 
 
-def report(args: Args, console: Console) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    seeds = ", ".join(map(str, args.seeds))
-    about = {"torch": torch.__version__, "python": platform.python_version(), "seeds": seeds}
-    sections = [HEAD.format(**SIZE | {"num_steps": args.num_steps} | about)]
-    sections.append(tuning_section(args))
-    law_section = None
-    for regime in REGIMES:
-        path = RESULTS / f"{regime}.csv"
-        if rows := collect(args, regime):
-            write_csv(path, rows)
-        if not path.exists():
-            continue
-        runs = Runs(read_csv(path))
-        updates = "eight updates" if regime == "off-policy" else "one update"
-        draw(runs, RESULTS / f"{regime}.png", f"Embedded countdown, {updates} per rollout: mean and spread over seeds")
-        tables = {"summary": "\n".join(summary_table(runs)), "claims": "\n".join(claims_table(runs))}
-        note = "OPO made one update per rollout, with the step of the other regime."
-        if regime == "on-policy":
-            note = "KL-Cov's penalty is exactly 0 here: its difference to its baseline is only that nothing is clipped."
-        sections.append(REGIME.format(note=note, title=regime.capitalize(), updates=updates, regime=regime, **tables))
-        if regime == "off-policy":
-            law_section = LAW.format(rows="\n".join(law_table(runs)))
-            show_in_readme(tables["summary"] + "\n\n" + tables["claims"])
-    sections.append(law_section)
-    if (RESULTS / "theorem.csv").exists():
-        sections.append(THEOREM.format(rows="\n".join(theorem_lines(read_csv(RESULTS / "theorem.csv")))))
-    sections.append(PUBLISHED)
-    (RESULTS / "CLAIMS.md").write_text("\n".join(section for section in sections if section) + "\n")
-    console.print(f"wrote {RESULTS.relative_to(ROOT)}/CLAIMS.md")
+def encode(counts: list[int]) -> str:
+    """Counts of 0 to 78 as one character each, from "0" on: "0" is 0, "9" 9, "A" 17, "p" 64."""
+    if not all(0 <= count <= 78 for count in counts):
+        raise ValueError("counts beyond 78 do not fit one character")
+    return "".join(chr(48 + count) for count in counts)
+
+
+def decode(text: str) -> list[int]:
+    return [ord(letter) - 48 for letter in text]
+
+
+def compact(directory: Path, one: Job, seconds: int | None, resumed_at: int, ended: str | None) -> dict:
+    """What the file of a finished run holds: what it was, training columns by windows, evaluations with counts."""
+    records, settings = read_metrics(directory), json.loads((directory / "env.json").read_text())
+    steps = [record for record in records if record["step"] > 0]
+    windows = [steps[i : i + WINDOW] for i in range(0, len(steps), WINDOW)]
+    own = sorted({key for record in steps for key in record if key.startswith("algo/")})
+    training = {"step": [window[-1]["step"] for window in windows]}
+    for name, key in COUNTED.items():
+        totals = np.cumsum([sum(record.get(key) or 0 for record in window) for window in windows])
+        training[name] = [int(total) for total in totals]
+    for name, key in (COLUMNS | {key: key for key in own}).items():
+        training[name] = [mean([record.get(key) for record in window]) for window in windows]
+    names = {key: name for name, key in COLUMNS.items()}
+    lines = (directory / "evaluations.jsonl").read_text().splitlines()
+    counted = {found["step"]: found for found in map(json.loads, lines)}
+    evaluations = []
+    for record in records:
+        if record["step"] in counted:
+            counts = counted[record["step"]]
+            values = {key.removeprefix("eval/"): short(v) for key, v in record.items() if key.startswith(EVALUATED)}
+            strings = {name: encode(counts[name]) for name in ("right", "distinct")}
+            evaluations.append({"step": record["step"]} | without_intervals(values) | strings)
+    return {
+        "arm": one.arm,
+        "group": one.group,
+        "seed": one.seed,
+        "base": ARMS[one.arm][1].base,
+        "script": one.script,
+        "setting": one.setting,
+        "flags": dict(one.flags),
+        "active": [names.get(key, key) for key in METHODS[one.script].active],  # columns that show it
+        "steps": steps[-1]["step"],
+        "ended": ended,  # why, if before its time
+        "cpu_seconds": seconds,
+        "resumed_at": resumed_at,
+        "commit": settings["commit"],
+        "torch": settings["torch"],
+        "python": settings["python"],
+        "total": encode(next(iter(counted.values()))["total"]),  # distinct solutions of each evaluation problem
+        "evaluations": evaluations,
+        "training": training,
+    }
+
+
+def without_intervals(values: dict) -> dict:
+    """They can be had from the counts."""
+    return {key: value for key, value in values.items() if not key.endswith(("_low", "_high"))}
+
+
+def as_lines(record: dict) -> str:
+    """JSON with a line for each entry, evaluation and training column: small, and fit for a diff."""
+
+    def write(value: object) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    parts = []
+    for key, value in record.items():
+        text = write(value)
+        if key == "evaluations":
+            text = "[\n" + ",\n".join(map(write, value)) + "\n]"
+        if key == "training":
+            text = "{\n" + ",\n".join(f"{write(name)}:{write(column)}" for name, column in value.items()) + "\n}"
+        parts.append(f"{write(key)}:{text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def main(args: Args) -> None:
+    check_known("only", args.only, TIERS)
+    check_known("arms", args.arms, ARMS)
+    check_known("regimes", args.regimes, REGIMES)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    # The tuning of a list is done beside the runs of the one before, so that no core waits for long.
+    plan = rounds(args)
+    before: list[Job] = []
+    for part in [*plan, []]:
+        run_all(args, before + tuning_jobs(args, [arm for _, arm, _ in part]))
+        if STOPPED.is_set():
+            return
+        before = []
+        for regime, arm, seed in part:
+            try:
+                before.append(main_job(args, regime, arm, seed))
+            except LookupError as error:
+                print(f"{regime}, {arm}, seed {seed}: not run, {error}", flush=True)
+    print(f"{len([*args.rows.rglob('*.json')])} runs are kept in {args.rows}")
 
 
 if __name__ == "__main__":
-    args = tyro.cli(Args)
-    console = Console(highlight=False)
-    check_known("stages", args.stages, ("tune", "run", "theorem", "report"))
-    if "tune" in args.stages:
-        run_all(args, tuning_jobs(args), console)
-    if "run" in args.stages:
-        for regime in REGIMES:
-            run_all(args, comparison_jobs(args, regime), console)
-    if "theorem" in args.stages:
-        theorem(args)
-    if "report" in args.stages:
-        report(args, console)
+    main(tyro.cli(Args))

@@ -42,7 +42,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks import ROOT
-from benchmarks.collapse import LAWS, law_fits
+from benchmarks.claims import LAWS, law_fits
 from benchmarks.doctor import read
 from benchmarks.measure import environment
 from benchmarks.methods import method

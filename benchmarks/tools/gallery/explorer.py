@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from benchmarks import explore
-from benchmarks.collapse import LAWS
+from benchmarks.claims import LAWS
 from benchmarks.gallery.svg import COOL, INK, LOOK, MUTED, WARM, to_page
 from benchmarks.methods import method
 from common import InputError
