@@ -405,7 +405,7 @@ def main(args: Args) -> None:
     for part in [*plan, []]:
         run_all(args, before + tuning_jobs(args, [arm for _, arm, _ in part]))
         if STOPPED.is_set():
-            return
+            raise SystemExit("stopped; the same command goes on from here")
         before = []
         for regime, arm, seed in part:
             try:
