@@ -271,7 +271,8 @@ class Policy:
         return attention(self.model, "packed") if self.packing or self.share_prompts else nullcontext()
 
     def _how(self) -> tuple[float, int, bool]:
-        return self.temperature, self.chunk, self.compiled
+        """Temperature, tokens of a chunk, and whether what crosses the vocabulary is compiled: on CUDA in any case."""
+        return self.temperature, self.chunk, self.compiled or self.device.type == "cuda"
 
     def score(
         self, batch: dict, rows: Tensor | None = None, also: Sequence[Statistic] = ()

@@ -7,8 +7,8 @@
 
 All numbers are real, so that results can be compared with the CPU's, and what a GPU would have to wait for is counted.
 Kernels that exist for CUDA alone (products of bfloat16 factors in float32, variable-length attention) are worked out as
-documented, and refuse what the real ones refuse. What it cannot show: kernels' own limits, memory, streams, NCCL,
-torch.compile, and files that are written from tensors' addresses.
+documented, and refuse what the real ones refuse; what is compiled for CUDA runs as it is written. What it cannot show:
+kernels' own limits, memory, streams, NCCL, torch.compile, and files that are written from tensors' addresses.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from common import loading, packing
+from common import loading, packing, vocabulary
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 HALF = (torch.bfloat16, torch.float16)
@@ -93,6 +93,8 @@ class PretendedCuda(TorchDispatchMode):
             (packing, "varlen_attn", self.varlen_attention),
             (loading, "load_model", outside(loading.load_model)),
             (loading, "check_exact", outside(loading.check_exact)),
+            (vocabulary, "can_compile", lambda device: True),
+            (vocabulary, "compiled_chunks", lambda: (vocabulary.chunk_values, vocabulary.chunk_gradient)),
         ):
             self.patches.enter_context(patch.object(target, name, value))
         torch._C._set_only_lift_cpu_tensors(True)

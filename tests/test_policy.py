@@ -486,7 +486,9 @@ def test_a_bias_of_the_head_is_summed_in_float32() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_bodies_to_be_compiled_take_a_bias(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, beside factors in either dtype; run as they are, without a compiler."""
-    monkeypatch.setattr(common.vocabulary, "compiled_chunks", lambda: (chunk_values, chunk_gradient))
+    for name, made in (("compiled_chunks", lambda: (chunk_values, chunk_gradient)), ("can_compile", lambda _: True)):
+        monkeypatch.setattr(common.vocabulary, name, made)
+    monkeypatch.setattr(common.vocabulary, "FEWEST", 1)
     batch, found = make_batch(random_samples()), []
     g, h = (x.float() for x in random_grads(batch))
     for compiled in (False, True):
@@ -516,8 +518,9 @@ def test_compiled_layers_in_bfloat16() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiling_changes_nothing_but_rounding() -> None:
+def test_compiling_changes_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library's norms round to float32, in compiled code at other places."""
+    monkeypatch.setattr(common.vocabulary, "FEWEST", 1)
     for actual, expected in zip(gradient_of(compiled=True), gradient_of(), strict=True):
         actual, expected = (list(x.values()) if isinstance(x, dict) else list(x) for x in (actual, expected))
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
