@@ -163,7 +163,7 @@ class TransformersSampler:
         self.synced_at = self.policy.updates
         if self.model is not self.policy.model:
             own = self.model.state_dict()
-            for name, tensor in self.policy.weights():
+            for name, tensor in self.policy.weights(self.policy.dtype):
                 own[name].copy_(tensor)
 
     def generate(

@@ -9,11 +9,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from common import InputError, hub, terminal
 from common.files import is_file
 from common.loading import TINY, check_device, check_model_name, load_tokenizer
+from common.policy import BYTES_PER_PARAMETER
 from common.procedural import is_procedural
 from common.tasks import load_task
 
 LAST_SHARED_FLAG = "eval_samples"  # those after it are the algorithm's own
-BYTES_PER_PARAMETER = 16  # float32 weights, gradients and the two moments of AdamW
 
 
 def describe_model(name: str | None) -> str:

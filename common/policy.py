@@ -41,6 +41,7 @@ from common.passes import Packed, Pass, TokenModel, compute_in, cut_into_passes,
 from common.vocabulary import Statistic
 
 OPTIMIZER = "optimizer"  # the part of a checkpoint that all ranks write
+BYTES_PER_PARAMETER = 16  # float32 weights, gradients and the two moments of AdamW
 CHUNK_BYTES = {"cpu": 2**27, "cuda": 2**29}  # of float32 logits held at a time
 
 
@@ -456,9 +457,10 @@ class Policy:
         optimizer = {"optimizer": self._optimizer_state(self.root)} if self.optimizer else {}
         return {"model": get_model_state_dict(self.root)} | optimizer
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor of each parameter, tied ones under both names."""
-        yield from self.model.state_dict().items()
+    def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor of each parameter, tied ones under both names; rounded to `dtype` if it is given."""
+        for name, tensor in self.model.state_dict().items():
+            yield name, tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
 
 
 def bytes_kept(model: PreTrainedModel, dtype: torch.dtype, gradient_checkpointing: bool) -> int:

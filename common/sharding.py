@@ -1,12 +1,16 @@
 """The policy over several ranks: parameters, gradients and optimiser state are cut into shards (FSDP2).
 
 Every rank holds its shards in float32; a layer's whole weights exist while it runs, in the passes' dtype, and gradients
-are summed over ranks in float32. Each rank runs its own rows of a batch. Because a pass gathers weights from everybody,
-all ranks make the same number of passes; one that has fewer rows runs a single token of no weight instead.
+are summed over ranks in float32. Embedding and output head are gathered once a pass: going backward needs neither. Each
+rank runs its own rows of a batch. Because a pass gathers weights from everybody, all ranks make the same number of
+passes; one that has fewer rows runs a single token of no weight instead.
+
+On several machines each holds all shards where its GPUs have the room, and only sums of gradients go between them.
 
 What an algorithm sees is the same as with one process: whole (B, T) tensors, on every rank.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -16,15 +20,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from common import ranks
 from common.packing import Unit, pack
 from common.passes import Packed, Pass, TokenModel, decoder_layers
-from common.policy import Policy
+from common.policy import BYTES_PER_PARAMETER, Policy
 from common.vocabulary import Statistic, vocabulary_backward
+
+ROOM = 0.25  # of a GPU's memory: what shards may take where every machine holds all of them
 
 
 class VocabularyGradient(torch.autograd.Function):
@@ -40,13 +46,15 @@ class VocabularyGradient(torch.autograd.Function):
         grad_hidden = vocabulary_backward(
             hidden, weight, bias, targets, grad_logprobs, grad_entropy, *how, grad_weight, grad_bias
         )
-        grad_bias = None if bias is None else grad_bias.to(bias.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias)
+        ctx.gradients = grad_hidden, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype)
         return hidden.new_zeros(())
 
     @staticmethod
-    def backward(ctx, grad):
-        return (*(None if g is None else g * grad for g in ctx.saved_tensors), *[None] * 6)
+    def backward(ctx, _):
+        """Handed on as they are. `backward` is called on the scalar itself, so there is nothing to multiply by; and
+        autograd takes over what nobody else holds, where it would copy what it has saved."""
+        gradients, ctx.gradients = ctx.gradients, None
+        return (*gradients, *[None] * 6)
 
 
 class ShardedTokenModel(TokenModel):
@@ -60,6 +68,7 @@ class ShardedPolicy(Policy):
     """`Policy` for several ranks: the same methods, called by all of them with the same arguments."""
 
     token_model = ShardedTokenModel
+    mesh: DeviceMesh | None = None  # a twin's is the same: tensors of both are cut alike
 
     # --- Placing ---
 
@@ -78,14 +87,17 @@ class ShardedPolicy(Policy):
     def _place_empty(self, root: TokenModel) -> TokenModel:
         root.model.tie_weights()
         self._prepare_layers(root.model)
-        mesh = init_device_mesh(self.device.type, (ranks.world_size(),))
-        shard = partial(fully_shard, mesh=mesh, reshard_after_forward=True)
+        if self.mesh is None:
+            self.mesh = mesh_for(root, self.device)
+        shard = partial(fully_shard, mesh=self.mesh, reshard_after_forward=True)
         if self.dtype != torch.float32:
             mixed = MixedPrecisionPolicy(self.dtype, torch.float32, cast_forward_inputs=False)
             shard = partial(shard, mp_policy=mixed)
-        for layer in decoder_layers(root.model):
-            shard(layer)
+        apart, read_again = pieces(root)
+        for module in apart:
+            shard(module)
         shard(root)  # embedding and head stay together: they may be the same tensor
+        root.set_unshard_in_backward(read_again)
         root.to_empty(device=self.device)
         return root
 
@@ -140,9 +152,12 @@ class ShardedPolicy(Policy):
 
     # --- Whole weights ---
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and whole tensor of each parameter, one at a time; all ranks must go through all of them."""
-        for name, tensor in self.model.state_dict().items():
+    def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole tensor of each parameter, one at a time; all ranks must go through all of them.
+
+        In `dtype`, if given, are the shards already that are gathered.
+        """
+        for name, tensor in super().weights(dtype):
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def save(self, directory: Path) -> None:
@@ -158,6 +173,38 @@ class ShardedPolicy(Policy):
 
     def _restore_weights(self, directory: Path) -> None:
         self._take_weights(self.model, self._read_model(directory) if ranks.rank() == 0 else {})
+
+
+def mesh_for(root: nn.Module, device: torch.device) -> DeviceMesh:
+    """All ranks in a row, each with a shard of its own; or machines x ranks of each, if there is room for all shards.
+
+    Then a layer is gathered inside a machine, and what goes between machines is the sum of the gradients' shards.
+    """
+    world, together = ranks.world_size(), ranks.on_this_machine()
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // together
+    size = BYTES_PER_PARAMETER * sum(p.numel() for p in root.parameters()) / together
+    alike, roomy = zip(*ranks.gather([(together, size <= ROOM * memory)]), strict=True)
+    if together < world and set(alike) == {together} and all(roomy):
+        return init_device_mesh(device.type, (world // together, together), mesh_dim_names=("machines", "shards"))
+    return init_device_mesh(device.type, (world,))
+
+
+def pieces(root: TokenModel) -> tuple[list[nn.Module], bool]:
+    """What is sharded by itself: the layers, and outside of them what has parameters, such as the last norm, but for
+    embeddings and the head. And whether the backward pass reads what is left.
+
+    Of an embedding rows were looked up, and the gradient by the head's inputs is known by then.
+    """
+    layers, head = decoder_layers(root.model), root.model.get_output_embeddings()
+    inside = {module for layer in layers for module in layer.modules()}
+    leaves = [module for module in root.model.modules() if module not in inside and not any(module.children())]
+    tables = [module for module in leaves if isinstance(module, nn.Embedding) or module is head]
+    apart = [*layers, *(module for module in leaves if module not in tables and any(True for _ in module.parameters()))]
+    known = {parameter for module in (*apart, *tables) for parameter in module.parameters()}
+    return apart, bool(set(root.parameters()) - known)
 
 
 def digest(*tensors: Tensor) -> bytes:

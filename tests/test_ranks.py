@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_leaves
 
-from common import ranks
+from common import ranks, sharding
 from common.batch import make_batch
 from common.critic import ValueModel
 from common.loading import load_policy
@@ -176,7 +176,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 BFLOAT16_SCRIPT = """
 import sys
 import torch
-from common import ranks
+from common import ranks, sharding
 from common.batch import make_batch
 from common.critic import ValueModel
 from common.loading import load_policy
@@ -255,10 +255,105 @@ def test_bfloat16_is_one_arithmetic_for_one_process_and_two(kind: str, untied: P
         assert between < 0.2 * rounding and 0 < rounding < 0.5
 
 
+MACHINES_SCRIPT = """
+import os
+import sys
+from pathlib import Path
+
+os.environ["LOCAL_WORLD_SIZE"] = "2"
+import torch
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group
+from torch.distributed.tensor import DTensor
+
+from common import ranks
+from common.critic import ValueModel
+from common.loading import load_policy
+from tests.test_ranks import three_updates
+
+ranks.start()
+model, given, out = sys.argv[1], torch.load(sys.argv[2]), Path(sys.argv[3])
+gathered, dtypes = [], []
+gather, whole = _fsdp_param_group.foreach_all_gather, DTensor.full_tensor
+_fsdp_param_group.foreach_all_gather = lambda params, *rest: (
+    gathered.append(sum(p._orig_size.numel() for p in params)), gather(params, *rest)
+)[1]
+policy = load_policy(model, device="cpu", learning_rate=1e-3)
+found = three_updates(policy, given)
+found["gathered"] = list(gathered)
+critic = policy.twin(ValueModel, learning_rate=1e-3)
+found["critic"] = three_updates(critic, given[:1])
+DTensor.full_tensor = lambda self: (dtypes.append(self.dtype), whole(self))[1]
+found["sent"] = dict(policy.weights(torch.bfloat16))
+DTensor.full_tensor = whole
+found |= {"sent dtypes": dtypes, "mesh": policy.mesh.shape, "one mesh": critic.mesh is policy.mesh}
+policy.save(out)
+policy.save_optimizer(out)
+if ranks.rank() == 0:
+    torch.save(found, out / "found.pt")
+ranks.leave()
+"""
+
+
+def three_updates(policy: Policy, given: tuple) -> dict:
+    """Scores, gradients of the last update and parameters, whole."""
+    batch = make_batch(random_samples())
+    for _ in range(3):
+        scores = policy.score(batch)
+        policy.backward(batch, *given)
+        grads = {name: p.grad for name, p in policy.root.named_parameters() if p.grad is not None}
+        policy.step()
+    tensors = {"grads": grads, "parameters": {name: p.detach() for name, p in policy.root.named_parameters()}}
+    for named in tensors.values():
+        named |= {name: t.full_tensor() if isinstance(t, DTensor) else t.clone() for name, t in named.items()}
+    return {"scores": list(scores)} | tensors
+
+
+def assert_close(ours: dict, theirs: dict) -> None:
+    for kind in ("scores", "grads", "parameters"):
+        assert len(ours[kind]) == len(theirs[kind])
+        pairs = (
+            zip(ours[kind], theirs[kind], strict=True)
+            if kind == "scores"
+            else ((ours[kind][name], tensor) for name, tensor in theirs[kind].items())
+        )
+        for actual, expected in pairs:
+            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_machines(untied: Path, tmp_path: Path) -> None:
+    """Four ranks that are told that they are on two machines, each with all shards, learn what one process learns.
+
+    A pass with a backward gathers layers twice, embedding and head once; what goes to an engine is rounded before.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = make_batch(random_samples())["mask"].shape
+    given = tuple(torch.randn(shape, generator=generator) * scale for scale in (1.0, 0.1))
+    torch.save(given, tmp_path / "given.pt")
+    (tmp_path / "rank.py").write_text(MACHINES_SCRIPT)
+    process = torchrun(*map(str, (tmp_path / "rank.py", untied, tmp_path / "given.pt", tmp_path)), processes=4)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    found = torch.load(tmp_path / "found.pt")
+    assert found["mesh"] == (2, 2) and found["one mesh"]
+    policy = load_policy(str(untied), device="cpu", learning_rate=1e-3)
+    assert_close(found, three_updates(policy, given))
+    assert_close(found["critic"], three_updates(policy.twin(ValueModel, learning_rate=1e-3), given[:1]))
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in policy.model.base_model.layers]
+    norm, head = policy.model.base_model.norm.weight.numel(), policy.head.weight.numel()
+    forward = [2 * head, *sizes, norm]
+    assert found["gathered"] == 3 * (2 * forward + [norm, *reversed(sizes)])
+    assert set(found["sent dtypes"]) == {torch.bfloat16}
+    policy.restore(tmp_path)  # by one process, what four have written
+    for name, tensor in policy.model.state_dict().items():
+        torch.testing.assert_close(found["parameters"][f"model.{name}"], tensor, rtol=0, atol=0)
+        assert torch.equal(found["sent"][name], tensor.to(torch.bfloat16))
+
+
 DISAGREEING_SCRIPT = """
 import sys
 import torch
-from common import ranks
+from common import ranks, sharding
 from common.batch import make_batch
 from common.loading import load_policy
 from tests.helpers import random_samples
@@ -589,3 +684,23 @@ def test_rows_are_dealt_out_by_their_tokens(packing: bool, monkeypatch: pytest.M
     assert len({len(passes) for passes in dealt}) == 1
     loads = [sum(sizes[row] for chosen in passes for row in chosen) for passes in dealt]
     assert max(loads) - min(loads) <= max(sizes) // 4
+
+
+@pytest.mark.parametrize(
+    ("world", "together", "alike", "room", "shape"),
+    [
+        (4, 2, True, 0.25, (2, 2)),
+        (4, 4, True, 0.25, (4,)),  # one machine
+        (4, 2, False, 0.25, (4,)),  # three ranks on the other one
+        (4, 2, True, 1e-12, (4,)),  # too large a model
+    ],
+)
+def test_a_machine_holds_all_shards_where_it_can(
+    world: int, together: int, alike: bool, room: float, shape: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "world_size", lambda: world)
+    monkeypatch.setattr(ranks, "on_this_machine", lambda: together)
+    monkeypatch.setattr(ranks, "gather", lambda items: items + ([] if alike else [(3, True)]))
+    monkeypatch.setattr(sharding, "ROOM", room)
+    monkeypatch.setattr(sharding, "init_device_mesh", lambda device, shape, **_: shape)
+    assert sharding.mesh_for(torch.nn.Linear(3, 4), torch.device("cpu")) == shape

@@ -15,6 +15,7 @@ from common import vocabulary
 from common.basics import warn_once
 from common.batch import make_batch
 from common.policy import Policy
+from common.sharding import VocabularyGradient
 from common.vocabulary import chunk_gradient, chunk_values, vocabulary_backward, vocabulary_score
 from tests.helpers import byte_tokenizer, random_samples, tiny_model
 from tests.pretend import PretendedCuda
@@ -209,3 +210,37 @@ def test_compiled_once(monkeypatch: MonkeyPatch) -> None:
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert made.count(torch.long) == 3  # values, and gradients without and with that of the entropy
     assert set(made) == {torch.long, torch.float32}
+
+
+# --- Over several ranks -----------------------------------------------------------------------------------------------
+
+
+class Made(TorchDispatchMode):
+    """Counts operators whose result is a new matrix of the head's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        sized = isinstance(result, Tensor) and result.shape == (WORDS, 4)
+        if sized and not function.is_view and not function._schema.is_mutable:
+            self.names.append(function.overloadpacket.__name__)
+        return result
+
+
+def test_the_heads_gradient_is_not_copied() -> None:
+    """It is summed up in float32 and rounded, once each; backward hands it on, and autograd takes it as it is."""
+    hidden = torch.randn(TOKENS, 4).to(HALF).requires_grad_()
+    weight = torch.randn(WORDS, 4).to(HALF).requires_grad_()
+    targets, g = torch.zeros(TOKENS, dtype=torch.long), torch.randn(TOKENS)
+    with Made() as made:
+        loss = VocabularyGradient.apply(hidden, weight, None, targets, g, None, 1.0, TOKENS, False)
+        forward = list(made.names)
+        loss.backward()
+    assert forward == ["zeros_like", "mm", "_to_copy"] and made.names == forward  # CPUs have no product in float32
+    assert weight.grad.dtype == HALF and hidden.grad.abs().max() > 0
+    logprobs = (hidden.detach().float() @ weight.detach().float().t()).requires_grad_()
+    (logprobs.log_softmax(-1)[:, 0] * g).sum().backward()
+    torch.testing.assert_close(weight.grad.float(), logprobs.grad.t() @ hidden.detach().float(), rtol=0.02, atol=0.01)
