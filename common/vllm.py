@@ -169,9 +169,8 @@ class VllmSampler:
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names as in the model's files. The state dict and not the parameters, which leave out a tied output head."""
-        for name, tensor in self.policy.weights(
-            self.policy.dtype
-        ):  # one whole tensor at a time, where ranks have shards
+        # One whole tensor at a time, where ranks have shards of them.
+        for name, tensor in self.policy.weights(self.policy.dtype):
             yield from revert_weight_conversion(self.policy.model, {name: tensor}).items()
 
     def _wake(self, part: str) -> None:
