@@ -76,11 +76,12 @@ class PretendedCuda(TorchDispatchMode):
 
     `calls` counts operators with a tensor on the device by name and overload, `attention` calls of attention functions
     by name and dtype, `syncs` what the host waits for: operators of `WAITING`, and copies `to_cpu` and `to_cuda`.
+    `pinned` counts tensors made in memory that a GPU reads by itself.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls, self.attention, self.syncs = Counter(), Counter(), Counter()
+        self.calls, self.attention, self.syncs, self.pinned = Counter(), Counter(), Counter(), 0
 
     def __enter__(self) -> "PretendedCuda":
         self.patches = ExitStack()
@@ -145,7 +146,7 @@ class PretendedCuda(TorchDispatchMode):
             args = tuple(CPU if isinstance(x, torch.device) else x for x in args)
             if not any(isinstance(x, torch.device) for x in args):
                 kwargs["device"] = CPU if torch.device(asked).type == "cuda" else asked
-        kwargs.pop("pin_memory", None)
+        self.pinned += bool(kwargs.pop("pin_memory", None))
         held = {id(x.held): x for x in there}
         bare_args, bare_kwargs = tree_map(lambda x: x.held if isinstance(x, OnCuda) else x, (args, kwargs))
         result = ON_CUDA_ALONE.get(function, function)(*bare_args, **bare_kwargs)

@@ -283,6 +283,21 @@ def test_a_resumed_run_leaves_the_moments_on_the_cpu(tmp_path: Path) -> None:
             assert moments and not any(m.is_cuda for m in moments) and all(p.is_cuda for p in policy.root.parameters())
 
 
+def test_moments_move_in_the_same_pinned_memory_at_every_step() -> None:
+    batch = small_batch()
+    with PretendedCuda() as cuda:
+        policy = policy_on("cuda:0", offload_optimizer=True)
+        moments, places = 2 * len(list(policy.model.parameters())), []
+        for step in range(3):
+            policy.backward(batch, *gradients(batch))
+            before = Counter(cuda.syncs)
+            policy.step()
+            moved = cuda.syncs - before
+            assert moved["to_cpu"] == moments and moved["to_cuda"] == (moments if step else 0)
+            places.append([state["exp_avg_sq"].data_ptr() for state in policy.optimizer.state.values()])
+    assert cuda.pinned == moments and places[0] == places[1] == places[2]
+
+
 # --- Whole steps ------------------------------------------------------------------------------------------------------
 
 
