@@ -140,7 +140,8 @@ def read_problems(
     train = [p for p in train if prompt_key(p.prompt) not in seen]
     if len(train) < before:
         ranks.say(f"{before - len(train):,} problems of {task} are left out: {source} evaluates on them")
-    alike = {loose_key(p.prompt) for p in evaluation} - {None}
+    exact = is_procedural(task) and is_procedural(source)  # held apart by what is asked; there signs make a difference
+    alike = set() if exact else {loose_key(p.prompt) for p in evaluation} - {None}
     if near := sum(loose_key(p.prompt) in alike for p in train):
         ranks.say(
             f"warning: {near:,} problems of {task} differ from one of {source} in case, spaces or punctuation alone: "

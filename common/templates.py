@@ -39,9 +39,13 @@ def render(template: str, question: str) -> str | list[dict]:
 
 
 def with_template(problems: list[Problem], template: str) -> list[Problem]:
-    """The problems with their questions in a template; raises InputError for prompts that are chat messages already."""
+    """The problems with their questions in a template. Chat messages are in "chat" already: InputError for others."""
     if template == "raw":
         return problems
-    if any(not isinstance(problem.prompt, str) for problem in problems):
+    are_texts = [isinstance(problem.prompt, str) for problem in problems]
+    if template != "chat" and not all(are_texts):
         raise InputError(f"the prompts are chat messages already; leave --prompt-template {template} out")
-    return [replace(problem, prompt=render(template, problem.prompt)) for problem in problems]
+    return [
+        replace(problem, prompt=render(template, problem.prompt)) if is_text else problem
+        for problem, is_text in zip(problems, are_texts, strict=True)
+    ]

@@ -215,7 +215,7 @@ def test_chat_prompts_without_chat_template(refused, tmp_path):
 
 # --- Tasks ----------------------------------------------------------------------------------------------------------
 
-PROCEDURAL = ("countdown", "arithmetic", "gcd", "sorting", "letter_counting", "reversing")
+PROCEDURAL = "countdown arithmetic sums products comparison gcd sorting letter_counting reversing".split()
 
 
 @pytest.mark.parametrize("flag", ["task", "eval-task"])

@@ -32,6 +32,9 @@ SPECS = [
     "countdown:numbers=4,high=20",
     "countdown:numbers=3,high=4",
     "arithmetic:terms=5,high=99",
+    "sums:high=30",
+    "products:terms=3,high=12",
+    "comparison:numbers=3,high=9,decimals=2",
     "gcd:high=30",
     "gcd:high=5000",
     "sorting:length=9,high=3",
@@ -42,6 +45,9 @@ EXTREME_SPECS = [
     "countdown:numbers=10,high=1000000",
     "countdown:numbers=2,high=1000000",
     "arithmetic:terms=100,high=1000000",
+    "sums:terms=100,high=1000000",
+    "products:terms=100,high=1000000",
+    "comparison:numbers=10,high=1000000,decimals=9",
     "gcd:high=1000000",
     "sorting:length=100,high=1000000",
     "letter_counting:length=100,letters=26",
@@ -65,8 +71,8 @@ def canonical(spec: str, prompt: str) -> str:
     if spec.startswith("countdown"):
         numbers, target = numbers_and_target(prompt)
         return f"{sorted(numbers)} {target}"
-    if spec.startswith("gcd"):
-        return str(sorted(map(int, prompt.removeprefix("gcd(").removesuffix(")=").split(","))))
+    if spec.startswith(("gcd", "sums", "products", "comparison")):
+        return str(sorted(map(float, re.findall(r"[0-9.]+", prompt))))
     return prompt
 
 
@@ -78,6 +84,9 @@ def canonical(spec: str, prompt: str) -> str:
     [
         ("countdown", "6 8 3=144:", "3*6=18,18*8=144"),
         ("arithmetic", "11-7+12=", "16"),
+        ("sums", "20+19=", "39"),
+        ("products", "8*17=", "136"),
+        ("comparison", "max(30,86)=", "86"),
         ("gcd", "gcd(80,104)=", "8"),
         ("sorting", "sort 17 18 13 20=", "13 17 18 20"),
         ("letter_counting", "count b in ccaaaacb=", "1"),
@@ -179,6 +188,15 @@ def test_gold_answers_are_right(spec):
             assert pool == [target]
         elif spec.startswith("arithmetic"):
             assert answer == str(sum(map(int, prompt.removesuffix("=").replace("-", "+-").split("+"))))
+        elif spec.startswith("sums"):
+            assert answer == str(sum(map(int, prompt.removesuffix("=").split("+"))))
+        elif spec.startswith("products"):
+            assert int(answer) == math.prod(map(int, prompt.removesuffix("=").split("*")))
+        elif spec.startswith("comparison"):
+            given = prompt.removeprefix("max(").removesuffix(")=").split(",")
+            assert answer in given and all(float(answer) >= float(number) for number in given)
+            decimals = {len(number.partition(".")[2]) for number in given}
+            assert decimals <= ({0} if "decimals" not in spec else set(range(1, 10)))
         elif spec.startswith("gcd"):
             a, b = map(int, prompt.removeprefix("gcd(").removesuffix(")=").split(","))
             assert answer == str(math.gcd(a, b))
@@ -214,6 +232,11 @@ def test_gold_passes_its_own_checker_and_no_other_does(spec):
         ("countdown:numbers=5,high=40", 5, 40),
         ("arithmetic", 3, 20),
         ("arithmetic:terms=7,high=50", 7, 50),
+        ("sums", 2, 20),
+        ("sums:terms=4,high=90", 4, 90),
+        ("products", 2, 20),
+        ("comparison", 2, 100),
+        ("comparison:numbers=5,high=30", 5, 30),
         ("gcd", 2, 200),
         ("gcd:high=1000", 2, 1000),
         ("sorting", 4, 20),
@@ -254,6 +277,7 @@ def test_no_single_answer_pays(spec):
         *("countdown:numbers=" + value for value in ("3.0", "1e1", "²", " 3", "3;high=4", "9" * 5000, "x" * 100)),
         *("reversing:length=1", "reversing:length=101", "reversing:high=3"),
         *("letter_counting:letters=0", "letter_counting:letters=27", "gcd:high=1", "sorting:high=1000001"),
+        *("countdown:shots=21", "sums:numbers=2", "comparison:decimals=10", "arithmetic:decimals=1"),
         *("arithmetic:terms=1", "arithmetic:terms=101", "countdown:instruct=2", "countdown:rng=3", "gcd:high=3 "),
     ],
 )
@@ -289,6 +313,48 @@ def test_instruct_puts_a_sentence_in_front(name):
     assert load_task(f"{name}:instruct=0", limit=20) == named(f"{name}:instruct=0", bare)
 
 
+@pytest.mark.parametrize("instruct", [False, True])
+@pytest.mark.parametrize("name", PROCEDURAL)
+def test_shots_are_worked_turns_before_the_question(name, instruct):
+    """The same for every question of either split, right, asked no more, and in the form that an answer should have."""
+    bare, spec = name + ":instruct=1" * instruct, name + ":shots=3" + ",instruct=1" * instruct
+    alone = [load(bare, split, 60) for split in ("train", "eval")]
+    shown = [load_task(spec, split, 50) for split in ("train", "eval")]
+    worked, asked = alone[0][:3], [alone[0][3:53], alone[1][:50]]  # training problems, taken out of them
+    turns = [message for problem in shown[0] + shown[1] for message in problem.prompt[:-1]]
+    assert turns == turns[:6] * (len(turns) // 6)
+    assert [m["role"] for m in shown[0][0].prompt] == ["user", "assistant"] * 3 + ["user"]
+    assert [m["content"] for m in turns[:6:2]] == [problem.prompt for problem in worked]
+    verdicts = Verifier()(worked, [m["content"] for m in turns[1:6:2]])
+    assert {verdict.reward for verdict in verdicts} == {1.0}
+    assert {m["content"].startswith("Answer: ") for m in turns[1:6:2]} == {instruct}
+    for problems, questions in zip(shown, asked, strict=True):
+        assert [(p.prompt[-1]["content"], p.answer) for p in problems] == [(p.prompt, p.answer) for p in questions]
+    assert load_task(f"{name}:shots=0", limit=5) == named(f"{name}:shots=0", load_task(name, limit=5))
+
+
+def test_shots_and_the_chat_template_are_one_form():
+    task = "sums:high=12,shots=3"
+    assert load_problems(task, None, 8, template="chat") == load_problems(task, None, 8)
+    with pytest.raises(InputError, match="chat messages already"):
+        load_problems(task, None, 8, template="qwen_boxed")
+
+
+def test_a_sum_is_no_answer_to_itself():
+    """As mathematics the question equals its answer; what is asked for is the number."""
+    for name in ("sums", "products"):
+        problem = load(name)[0]
+        formula = problem.prompt.removesuffix("=")
+        responses = [formula, f"Answer: {formula}", f"\\boxed{{{formula}}}", f"{problem.prompt}{problem.answer}"]
+        assert [v.reward for v in Verifier()([problem] * 4, responses)] == [0, 0, 0, 1]
+
+
+def test_signs_make_other_problems(capsys):
+    """1-23 and 12-3 differ in punctuation alone, and are no hint to each other."""
+    load_problems("arithmetic:terms=2,high=30,instruct=1", None, 64)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("spec", ["countdown", "reversing:length=2"])
 def test_a_smaller_limit_gives_the_first_of_a_larger(spec):
     assert load_task(spec, limit=0) == []
@@ -316,6 +382,9 @@ def all_countdown(numbers: int, high: int) -> set[str]:
         ("countdown:numbers=2,high=2", len(all_countdown(2, 2))),
         ("countdown:numbers=2,high=9", len(all_countdown(2, 9))),
         ("arithmetic:terms=2,high=2", 8),
+        ("sums:high=12", 78),
+        ("products:terms=3,high=2", 4),
+        ("comparison:high=2,decimals=1", 18 * 19 // 2),
         ("gcd:high=2", 3),
         ("sorting:length=2,high=2", 4),
         ("letter_counting:letters=1", 1),
