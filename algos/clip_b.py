@@ -88,7 +88,7 @@ class Args:
 
     # Model and task
     model: str | None = None
-    """directory or hub id of a causal language model; by default the embedded one"""
+    """directory, GGUF file or hub id of a causal language model; by default the embedded one"""
     task: str = "countdown"
     """procedural (countdown:numbers=4), named set (gsm8k), owner/name:config:split, rg:<set of reasoning-gym>, file"""
     prompt_column: str | None = None

@@ -17,7 +17,7 @@ from transformers.utils import cached_file
 
 from common import InputError
 from common.files import is_file
-from common.loading import TINY
+from common.loading import TINY, is_gguf
 from common.problems import Problem
 
 WHOLE = 64 * 2**20  # bytes up to which a file is read whole; of a larger one as many pieces as are read of it
@@ -28,7 +28,7 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 def absolute_paths(arguments: dict) -> dict:
     """The same, with every path of this machine absolute: a run may be resumed from another working directory."""
-    is_path = {"output_dir": bool, "resume": bool, "model": os.path.isdir}
+    is_path = {"output_dir": bool, "resume": bool, "model": os.path.exists}
     is_path |= {name: is_file for name in arguments if name.endswith("task")}
     paths = {name for name, holds in is_path.items() if arguments.get(name) and holds(arguments[name])}
     return {name: os.path.abspath(value) if name in paths else value for name, value in arguments.items()}
@@ -46,17 +46,19 @@ def digest_problems(problems: Iterable[Problem]) -> dict:
 def digest_model(name: str | None) -> dict | None:
     """A digest of a model's configuration, tokenizer and weights, and the dtype of most of its weights.
 
-    `name` is a directory, or the id of a model that has been downloaded. None if its files cannot be found.
+    `name` is a directory, a GGUF file or the id of a model that has been downloaded. None if it cannot be found.
     """
     place = Path(name or TINY)
-    if not place.is_dir():
+    if not place.is_dir() and not is_gguf(str(place)):
         try:
             place = Path(cached_file(name, "config.json", local_files_only=True)).parent
         except Exception:  # whatever the hub's library makes of a cache that it does not understand
             return None
     weights = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))
+    if is_gguf(str(place)):
+        weights = [place]  # which holds the rest too
     # A download may lack files that the repository has, but none of these.
-    vocabulary = next(filter(Path.is_file, map(place.joinpath, VOCABULARIES)), place)
+    vocabulary = next(filter(Path.is_file, map(place.joinpath, VOCABULARIES)), place / VOCABULARIES[0])
     others = [place / "config.json", vocabulary, place / "tokenizer_config.json", place / "chat_template.jinja"]
     digest = hashlib.sha256()
     try:

@@ -1,7 +1,9 @@
-"""Loading a model: from a directory or the hub, with a check of what the policy would get wrong."""
+"""Loading a model: from a directory, a GGUF file or the hub, with a check of what the policy would get wrong."""
 
 import copy
-from contextlib import suppress
+import io
+from contextlib import nullcontext, redirect_stderr, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,7 +32,7 @@ TINY = Path(__file__).parent / "tiny"  # the embedded base model
 
 
 def load_policy(name: str | None = None, device: str = "auto", **options) -> Policy:
-    """A causal LM and its tokenizer from a directory or the hub, as a policy; None is the embedded model.
+    """A causal LM and its tokenizer from a directory, a GGUF file or the hub, as a policy; None is the embedded model.
 
     `options` are those of `Policy`. Raises InputError, in one line, for anything that is missing, unreadable or that
     `score` cannot do exactly.
@@ -95,12 +98,50 @@ def check_device(device: str) -> None:
 
 
 def check_model_name(name: str) -> bool:
-    """Whether the model is a directory here; raises InputError for what is no hub id (owner/name) either."""
+    """Whether it is a directory or a GGUF file here; raises InputError for what is no hub id (owner/name) either."""
     if Path(name).is_dir():
         return True
+    if is_gguf(name):
+        check_gguf(name)
+        return True
     if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"model {name!r} is neither a directory nor a hub id (owner/name)")
+        raise InputError(f"model {name!r} is neither a directory nor a hub id (owner/name) nor a .gguf file")
     return False
+
+
+def is_gguf(name: str) -> bool:
+    """Whether it is the name of a GGUF file, there or not: one file with configuration, tokenizer and weights."""
+    return Path(name).suffix == ".gguf" and not Path(name).is_dir()
+
+
+def check_gguf(name: str) -> None:
+    """Raises InputError for what cannot be read as a GGUF file."""
+    try:
+        with open(name, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(
+            f"model {name!r} cannot be read ({error.strerror}); a GGUF file is taken from the disk alone: download it "
+            "first, or name the hub id (owner/name) of the model that it was made of"
+        ) from None
+    if start != b"GGUF":
+        raise InputError(f"model {name!r} is no GGUF file, whatever its name says; use a whole one, or a directory")
+    check_gguf_packages()
+
+
+def check_gguf_packages() -> None:
+    """Raises InputError without the packages that the library reads GGUF files with."""
+    if missing := [package for package in ("gguf", "accelerate") if find_spec(package) is None]:
+        raise InputError(
+            f"a GGUF file is read with the help of {' and '.join(missing)}; pip install -r requirements-gguf.txt"
+        )
+
+
+def place_of(name: str) -> dict[str, str]:
+    """What the library's `from_pretrained` is told: a directory or hub id, and the file in it if it is a GGUF."""
+    if is_gguf(name):
+        return {"pretrained_model_name_or_path": str(Path(name).parent), "gguf_file": Path(name).name}
+    return {"pretrained_model_name_or_path": name}
 
 
 def load_model(name: str) -> PreTrainedModel:
@@ -109,10 +150,14 @@ def load_model(name: str) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     check_model_name(name)
     check_whole_model(name)
+    options = place_of(name) | {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+    quiet = nullcontext()
+    if is_gguf(name):  # unpacked into plain numbers, which can be trained and saved; and without a bar of its own
+        options |= {"quantization_config": GgufConfig(dequantize=True)}
+        quiet = redirect_stderr(io.StringIO())
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        with quiet:
+            model, report = AutoModelForCausalLM.from_pretrained(**options)
     except Exception as error:  # whatever a damaged, foreign or unreachable model makes the library raise
         reason = " ".join(str(error).split())[:200]
         if "trust_remote_code" in str(error):
@@ -135,6 +180,7 @@ def load_model(name: str) -> PreTrainedModel:
         # from the configuration would have one.
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = tied
+    model.config.architectures = model.config.architectures or [type(model).__name__]  # a GGUF file names none
     model.generation_config = savable(model.generation_config, name)
     return model
 
@@ -171,15 +217,15 @@ def load_empty_model(name: str, config: PretrainedConfig | None = None) -> PreTr
     """The model of a directory or hub id without its weights, on the meta device; with its own configuration unless
     given another."""
     check_model_name(name)
-    model = empty_model(config or AutoConfig.from_pretrained(name, trust_remote_code=False))
+    model = empty_model(config or AutoConfig.from_pretrained(**place_of(name), trust_remote_code=False))
     with suppress(OSError):  # a model may have none
-        model.generation_config = GenerationConfig.from_pretrained(name)
+        model.generation_config = GenerationConfig.from_pretrained(place_of(name)["pretrained_model_name_or_path"])
     return model
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**place_of(name), trust_remote_code=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"model {name!r} has no usable tokenizer: {reason}") from None

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import InputError, hub, terminal
 from common.files import is_file
-from common.loading import TINY, check_device, check_model_name, load_tokenizer
+from common.loading import TINY, check_device, check_model_name, load_tokenizer, place_of
 from common.policy import BYTES_PER_PARAMETER
 from common.procedural import is_procedural
 from common.tasks import load_task
@@ -21,7 +21,7 @@ def describe_model(name: str | None) -> str:
     place = str(name or TINY)
     is_local = check_model_name(place)
     try:
-        config = AutoConfig.from_pretrained(place, local_files_only=True)
+        config = AutoConfig.from_pretrained(**place_of(place), local_files_only=True)
     except Exception as error:
         if is_local:
             reason = " ".join(str(error).split())[:200]
