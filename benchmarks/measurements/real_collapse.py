@@ -1,0 +1,247 @@
+"""The comparison on a real chat model: does what the toy says hold at 300 times its size, and on real text?
+
+    python -m benchmarks.real_model                                   # once: makes models/SmolLM2-135M-Instruct
+    python -m benchmarks.real_collapse                                # what is not there yet, then the report
+    python -m benchmarks.real_collapse --tasks sums --regimes on-policy --arms grpo --seeds 1
+    python -m benchmarks.real_collapse --stages report
+
+A finished run is kept as rows under benchmarks/results/real_model/, one a step, in <task>-<regime>.csv, and with its
+flags, commit and time in runs.csv; it is never made again. The report, RESULTS.md and a figure for each of these
+tables, is made from the rows alone. `python -m benchmarks.plot` reads the tables too.
+
+The arms are those of benchmarks.collapse, with what short answers need: no charge for length, which would begin after
+the first token, and shares that select some tokens of minibatches of about fifty.
+"""
+
+import csv
+import json
+import shlex
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from benchmarks import RESULTS as ALL_RESULTS
+from benchmarks import ROOT
+from benchmarks.collapse import ARMS, Runs, claims_table, draw, summary_table, table_rows, write_csv
+from benchmarks.measure import as_flags, check_known, read_metrics, run_script
+from benchmarks.methods import METHODS
+from benchmarks.plot import read_csv
+from benchmarks.report import markdown, plus_minus
+
+# All with three worked turns as chat messages. How often the model is right before training stands in RESULTS.md.
+TASKS = {
+    "sums": {"task": "sums:high=12,shots=3", "num_steps": 20, "max_response_length": 6},
+    "comparison": {"task": "comparison:shots=3", "num_steps": 60, "max_response_length": 6},
+    "countdown": {"task": "countdown:numbers=2,high=12,shots=3", "num_steps": 100, "max_response_length": 16},
+    "products": {"task": "products:high=12,shots=3", "num_steps": 200, "max_response_length": 6},
+    "arithmetic": {"task": "arithmetic:terms=2,high=30,shots=3", "num_steps": 200, "max_response_length": 6},
+}
+# Four small steps on a rollout, or one that is sqrt(4) times as long.
+REGIMES = {
+    "off-policy": {"num_minibatches": 4, "learning_rate": 1e-5},
+    "on-policy": {"num_minibatches": 1, "learning_rate": 2e-5},
+}
+SIZE = {"num_prompts": 8, "num_generations": 8, "save_every": 0, "eval_every": 20, "eval_problems": 64}
+SHORT = {"overlong_buffer_length": 0}
+CHANGES = {
+    "dapo": SHORT,
+    "forking_tokens": SHORT,
+    "clip_cov": {"clip_cov_ratio": 0.05},
+    "kl_cov": {"kl_cov_ratio": 0.1},
+}
+PHASES = ("rollout", "verify", "score", "update", "step")
+KEY = ("task", "regime", "arm", "seed")
+Key = tuple[str, str, str, int]
+WRITING = threading.Lock()
+
+
+@dataclass
+class Args:
+    stages: tuple[str, ...] = ("run", "report")
+    tasks: tuple[str, ...] = ("sums", "arithmetic")
+    """of sums, comparison, countdown, products, arithmetic"""
+    regimes: tuple[str, ...] = ("off-policy",)
+    """updates per rollout: off-policy four, on-policy one"""
+    arms: tuple[str, ...] = tuple("grpo dapo clip_cov kl_cov forking_tokens entropic nsr".split())
+    seeds: tuple[int, ...] = (1, 2)
+    model: Path = ROOT / "models" / "SmolLM2-135M-Instruct"
+    jobs: int = 1
+    """runs at a time; each needs about 4 GB"""
+    threads: int = 1
+    """of each run"""
+    out: Path = ALL_RESULTS / "real_model"
+
+
+# --- Running ----------------------------------------------------------------------------------------------------------
+
+
+def flags_of(key: Key) -> dict[str, object]:
+    """The flags of a run, but for its model."""
+    task, regime, arm, seed = key
+    script, own = ARMS[arm]
+    flags = SIZE | TASKS[task] | REGIMES[regime] | own | CHANGES.get(arm, {}) | {"seed": seed}
+    if METHODS[script].one_update:
+        del flags["num_minibatches"]  # it has no flag for it
+    return flags
+
+
+def wanted(args: Args) -> list[Key]:
+    """Seed by seed, so that what is finished is balanced. What makes one update by definition is on-policy alone."""
+    return [
+        (task, regime, arm, seed)
+        for task in args.tasks
+        for seed in args.seeds
+        for regime in args.regimes
+        for arm in args.arms
+        if regime == "on-policy" or not METHODS[ARMS[arm][0]].one_update
+    ]
+
+
+def finished(out: Path) -> dict[Key, dict]:
+    """Of each run that is kept, its flags and how it was made."""
+    path = out / "runs.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {tuple(int(row[k]) if k == "seed" else row[k] for k in KEY): row for row in csv.DictReader(file)}
+
+
+def steps_of(out: Path, task: str, regime: str) -> list[dict]:
+    path = out / f"{task}-{regime}.csv"
+    return read_csv(path) if path.exists() else []
+
+
+def keep(args: Args, key: Key, directory: Path, seconds: float) -> None:
+    """Add a run that has come to its end to the tables, sorted, so that runs in any order make the same files."""
+    task, regime, arm, seed = key
+    records, made = read_metrics(directory), json.loads((directory / "env.json").read_text())
+    rows = table_rows(arm, seed, records)
+    for row, record in zip(rows, records, strict=True):
+        row |= {f"seconds_{phase}": round(record.get(f"time/{phase}", np.nan), 3) for phase in PHASES}
+    with WRITING:
+        runs = finished(args.out)
+        flags = shlex.join([f"algos/{ARMS[arm][0]}.py", *as_flags(flags_of(key))])
+        runs[key] = dict(zip(KEY, key, strict=True)) | {"seconds": round(seconds), "threads": made["threads"]}
+        runs[key] |= {"commit": made["commit"], "command": flags}
+        steps = [*steps_of(args.out, task, regime), *rows]
+        steps.sort(key=lambda row: (list(ARMS).index(row["arm"]), row["seed"], row["step"]))
+        plain = [{name: tidy(value) for name, value in row.items()} for row in steps]
+        write_csv(args.out / f"{task}-{regime}.csv", plain)
+        write_csv(args.out / "runs.csv", [runs[key] for key in sorted(runs)])
+
+
+def tidy(value: object) -> object:
+    """A number as a cell: whole ones without a point, none for what is not there."""
+    if isinstance(value, float):
+        return "" if not np.isfinite(value) else int(value) if value == int(value) else value
+    return value
+
+
+def run_all(args: Args) -> None:
+    done = finished(args.out)
+    todo = [key for key in wanted(args) if key not in done]
+    print(f"{len(wanted(args)) - len(todo)} of {len(wanted(args))} runs are finished", flush=True)
+
+    def run(key: Key) -> None:
+        task, regime, arm, seed = key
+        directory = ROOT / "runs" / "real_model" / f"{task}-{regime}-{arm.replace(', ', '-').replace(' ', '-')}-s{seed}"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        flags = as_flags({"model": args.model} | flags_of(key))
+        seconds = run_script(ARMS[arm][0], flags, directory, args.threads)
+        keep(args, key, directory, seconds)
+        shutil.rmtree(directory / "checkpoints")  # two gigabytes; the records are what is wanted
+        print(f"{', '.join(map(str, key))}: {seconds:.0f} s", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(run, todo))
+
+
+# --- Report -----------------------------------------------------------------------------------------------------------
+
+HEAD = """# A real chat model, in short
+
+Written by `python -m benchmarks.real_collapse` from the tables beside this page; runs.csv has the command of each run.
+SmolLM2-135M-Instruct with its weights unpacked from four bits, {num_prompts} prompts x {num_generations} responses,
+three worked turns before each question. Training numbers at the end are means over the last nine steps, ± is the
+standard deviation over seeds; pass@k is on held-out problems. One seed says that a method learns, and nothing about
+which is better.
+"""
+
+SECTION = """## {task}, {updates} per rollout
+
+`--task {spec}`, {num_steps} steps, learning rate {learning_rate:g}. Before training: pass@1 {before_1:.3f},
+pass@32 {before_32:.3f}.
+
+![{task}, {regime}]({task}-{regime}.png)
+
+{summary}
+
+{phases}
+"""
+
+
+def phase_table(rows: list[dict]) -> list[str]:
+    """Seconds of a step by its phases: means over steps, and over seeds."""
+    seconds: dict[str, dict[int, list[list[float]]]] = {}
+    for row in rows:
+        if row["step"] > 0:
+            steps = seconds.setdefault(row["arm"], {}).setdefault(row["seed"], [])
+            steps.append([row[f"seconds_{phase}"] for phase in PHASES])
+    cells = [
+        (arm, *(plus_minus(column) for column in zip(*(np.mean(steps, 0) for steps in seeds.values()), strict=True)))
+        for arm, seeds in seconds.items()
+    ]
+    return markdown(("seconds a step", "sampling", "checking", "scoring", "update", "all"), cells)
+
+
+def section(out: Path, task: str, regime: str) -> str | None:
+    if not (rows := steps_of(out, task, regime)):
+        return None
+    runs = Runs(rows)
+    updates = "one update" if regime == "on-policy" else "four updates"
+    draw(runs, out / f"{task}-{regime}.png", f"SmolLM2-135M-Instruct, {TASKS[task]['task']}, {updates} per rollout")
+    start = next(iter(next(iter(runs.evaluations.values())).values()))[0]
+    text = SECTION.format(
+        task=task,
+        regime=regime,
+        spec=TASKS[task]["task"],
+        updates=updates,
+        num_steps=TASKS[task]["num_steps"],
+        learning_rate=REGIMES[regime]["learning_rate"],
+        before_1=start["pass@1"],
+        before_32=start["pass@32"],
+        summary="\n".join(summary_table(runs)),
+        phases="\n".join(phase_table(rows)),
+    )
+    judged = claims_table(runs)
+    return text + ("\n" + "\n".join(judged) + "\n" if len(judged) > 2 else "")
+
+
+def report(args: Args) -> None:
+    sections = [section(args.out, task, regime) for task in TASKS for regime in REGIMES]
+    text = "\n".join([HEAD.format(**SIZE), *filter(None, sections)])
+    (args.out / "RESULTS.md").write_text(text)
+    print(text)
+
+
+def main(args: Args) -> None:
+    check_known("stages", args.stages, ("run", "report"))
+    check_known("tasks", args.tasks, TASKS)
+    check_known("regimes", args.regimes, REGIMES)
+    check_known("arms", args.arms, ARMS)
+    if "run" in args.stages:
+        if not args.model.is_dir():
+            raise SystemExit(f"error: no model in {args.model}; make it with python -m benchmarks.real_model")
+        run_all(args)
+    if "report" in args.stages and finished(args.out):
+        report(args)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
