@@ -37,6 +37,13 @@ def doubtful_settings(args: dict, defaults: dict) -> dict[str, str]:
             f"{flags}: defaults for the embedded model of 0.4 million parameters. Models of a billion and more are "
             "usually trained at 1e-6, with room for thousands of tokens; benchmarks/recipes has the papers' settings"
         )
+    length, buffer = args["max_response_length"], args.get("overlong_buffer_length", 0)
+    if 2 * buffer > length and args["overlong_penalty_factor"]:
+        found["charge for length"] = (
+            f"--overlong-buffer-length {buffer} of --max-response-length {length}: every token after the first "
+            f"{max(0, length - buffer)} costs a response some of its reward. Make it a small part of the length; 0 is "
+            "no charge"
+        )
     if is_named(args["task"]) and args["prompt_template"] in ("raw", "chat"):
         found["no form of answer"] = (
             f"the questions of {args['task']} do not say how to state the answer, and in long responses the checker "

@@ -61,11 +61,14 @@ def print_plan(algorithm: str, args: Any, directory: object) -> None:
     eval_task = args.eval_task or args.task
     longest = f", at most {args.max_prompt_length:,} tokens" if args.max_prompt_length else ""
     evaluation = describe_task(eval_task, "all" if is_file(eval_task) and args.eval_task else "eval", *columns)
+    held = args.eval_problems
+    if is_procedural(eval_task):  # a small task has fewer
+        held = len(load_task(eval_task, "eval", held))
     when = f"every {args.eval_every} steps" if args.eval_every else "never"
     plan = {
         "model": describe_model(args.model),
         "task": describe_task(args.task, "train", *columns, args.trace_column),
-        "evaluation": f"{evaluation}; {args.eval_problems} problems x {args.eval_samples} samples, {when}",
+        "evaluation": f"{evaluation}; {held} problems x {args.eval_samples} samples, {when}",
         "prompts": f"template {args.prompt_template}{longest}",
         "a step": f"{args.num_prompts} prompts x {args.num_generations} responses = {rows:,} rows of at most "
         f"{args.max_response_length:,} tokens ({rows * args.max_response_length:,} in all); {updates} updates of "

@@ -133,6 +133,8 @@ def read_problems(
         evaluation = with_verifiable_gold(evaluation, source)
     if not evaluation:
         raise InputError(f"task {source} is too small to hold problems out for evaluation; use one with more problems")
+    if is_procedural(source) and len(evaluation) < num_eval:  # what is measured on few is known roughly
+        ranks.say(f"{source} has {len(evaluation)} problems to evaluate on, and no more")
     if not is_procedural(task):
         train = with_verifiable_gold(train, task)
     seen = {prompt_key(p.prompt) for p in evaluation}  # all of the file's, also those beyond `num_eval`

@@ -126,6 +126,12 @@ REAL = {"model": "a/b", "learning_rate": 1e-6, "max_response_length": 4096}
         (REAL | {"task": "gsm8k"}, ["gsm8k do not say", "--prompt-template qwen_boxed"]),
         (REAL | {"task": "gsm8k", "prompt_template": "dapo"}, []),
         (REAL | {"task": "own.jsonl"}, []),
+        ({"overlong_buffer_length": 5, "overlong_penalty_factor": 1.0}, []),
+        ({"overlong_buffer_length": 5, "max_response_length": 6, "overlong_penalty_factor": 0.0}, []),
+        (
+            {"overlong_buffer_length": 5, "max_response_length": 6, "overlong_penalty_factor": 1.0},
+            ["--overlong-buffer-length 5 of --max-response-length 6", "after the first 1 costs", "0 is no charge"],
+        ),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict, words: list[str]) -> None:

@@ -71,6 +71,11 @@ def test_arithmetic(dry_run: Callable, tiny_checkpoint: Path, tmp_path: Path) ->
     assert f"{task}: {len(ROWS) - held} problems" in out and f"{task}: {held} problems" in out
 
 
+def test_problems_that_a_small_task_holds_out(dry_run: Callable) -> None:
+    _, out, _ = dry_run("grpo", "--task", "sums:high=12,shots=3")
+    assert "sums:high=12,shots=3; 8 problems x 32 samples" in out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

