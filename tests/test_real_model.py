@@ -105,8 +105,7 @@ def test_packages_are_asked_for_before_anything_is_fetched(tmp_path: Path, monke
 
 def write_run(directory: Path, seed: int, steps: int) -> None:
     """Reward k / 100, entropy 1 - k / 100, two seconds a step, evaluated at both ends."""
-    directory.mkdir(parents=True)
-    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / f"step-{steps:06d}").mkdir(parents=True)
     evaluated = {f"eval/pass@{k}": 0.01 * k for k in (1, 2, 4, 8, 16, 32)}
     records = [{"step": 0} | evaluated]
     for k in range(1, steps + 1):
@@ -126,21 +125,23 @@ def test_finished_runs_are_rows_and_never_made_again(
     def run(script: str, flags: list[str], directory: Path, threads: int) -> float:
         given = dict(zip(flags[::2], flags[1::2], strict=True))
         made.append((script, given))
+        if not directory.exists() and (script, given["--seed"]) == ("grpo", "2"):
+            (directory / "checkpoints" / "step-000008").mkdir(parents=True)
+            raise SystemExit("stopped")
         write_run(directory, int(given["--seed"]), int(given["--num-steps"]))
-        return 41.0
+        return 0.0
 
     monkeypatch.setattr(real_collapse, "run_script", run)
     monkeypatch.setattr(real_collapse, "ROOT", tmp_path)
     (tmp_path / "model").mkdir()
     options = {"tasks": ("sums",), "regimes": ("on-policy",), "model": tmp_path / "model", "out": tmp_path / "out"}
-    for arms, seeds in ((("nsr",), (2,)), (("grpo", "nsr"), (1, 2))):
-        real_collapse.main(real_collapse.Args(arms=arms, seeds=seeds, **options))
-    assert [(script, given["--seed"]) for script, given in made] == [
-        ("nsr", "2"),
-        ("grpo", "1"),
-        ("nsr", "1"),
-        ("grpo", "2"),
-    ]
+    real_collapse.main(real_collapse.Args(("run",), arms=("nsr",), seeds=(2,), **options))
+    with pytest.raises(SystemExit, match="stopped"):
+        real_collapse.main(real_collapse.Args(arms=("grpo", "nsr"), **options))
+    real_collapse.main(real_collapse.Args(arms=("grpo", "nsr"), **options))
+    found = [(script, given["--seed"], "--resume" in given) for script, given in made]
+    first = [("nsr", "2", False), ("grpo", "1", False), ("nsr", "1", False)]
+    assert found == [*first, ("grpo", "2", False), ("grpo", "2", True)]
     assert {given["--model"] for _, given in made} == {str(tmp_path / "model")}
     with (tmp_path / "out" / "sums-on-policy.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -153,9 +154,12 @@ def test_finished_runs_are_rows_and_never_made_again(
     assert "| grpo | 0.250 ± 0.000 | 0.000 ± 0.000 | 1.000 ± 0.000 | 0.500 ± 0.000 | 2.000 ± 0.000 |" in text
     assert "Before training: pass@1 0.010" in text and "keeps pass@k at large k" in text
     assert (tmp_path / "out" / "sums-on-policy.png").exists() and not list(tmp_path.rglob("checkpoints"))
+    [run, *_] = real_collapse.finished(tmp_path / "out").values()
+    assert (run["arm"], run["seconds"], run["threads"], run["commit"]) == ("grpo", "40", "1", "abc")
+    assert run["command"].startswith("algos/grpo.py --num-prompts 8 --num-generations 8")
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.csv")}
     real_collapse.main(real_collapse.Args(("run",), arms=("grpo", "nsr"), **options))
-    assert len(made) == 4 and {path: path.read_bytes() for path in before} == before
+    assert len(made) == 5 and {path: path.read_bytes() for path in before} == before
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"no model in .*benchmarks\.real_model"):
         real_collapse.main(real_collapse.Args(**options | {"model": tmp_path / "none"}))

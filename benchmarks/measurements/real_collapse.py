@@ -6,8 +6,9 @@
     python -m benchmarks.real_collapse --stages report
 
 A finished run is kept as rows under benchmarks/results/real_model/, one a step, in <task>-<regime>.csv, and with its
-flags, commit and time in runs.csv; it is never made again. The report, RESULTS.md and a figure for each of these
-tables, is made from the rows alone. `python -m benchmarks.plot` reads the tables too.
+flags, commit and time in runs.csv. It is never made again, and one that was stopped goes on from its checkpoint. The
+report, RESULTS.md and a figure for each of these tables, is made from the rows alone. `python -m benchmarks.plot` reads
+the tables too.
 
 The arms are those of benchmarks.collapse, with what short answers need: no charge for length, which would begin after
 the first token, and shares that select some tokens of minibatches of about fifty.
@@ -46,7 +47,7 @@ REGIMES = {
     "off-policy": {"num_minibatches": 4, "learning_rate": 1e-5},
     "on-policy": {"num_minibatches": 1, "learning_rate": 2e-5},
 }
-SIZE = {"num_prompts": 8, "num_generations": 8, "save_every": 0, "eval_every": 20, "eval_problems": 64}
+SIZE = {"num_prompts": 8, "num_generations": 8, "save_every": 50, "eval_every": 20, "eval_problems": 64}
 SHORT = {"overlong_buffer_length": 0}
 CHANGES = {
     "dapo": SHORT,
@@ -116,10 +117,14 @@ def steps_of(out: Path, task: str, regime: str) -> list[dict]:
     return read_csv(path) if path.exists() else []
 
 
-def keep(args: Args, key: Key, directory: Path, seconds: float) -> None:
-    """Add a run that has come to its end to the tables, sorted, so that runs in any order make the same files."""
+def keep(args: Args, key: Key, directory: Path) -> float:
+    """Add a run that has come to its end to the tables, sorted, so that runs in any order make the same files.
+
+    Returns the seconds of its steps, without its start and its evaluations.
+    """
     task, regime, arm, seed = key
     records, made = read_metrics(directory), json.loads((directory / "env.json").read_text())
+    seconds = sum(record.get("time/step", 0) for record in records)
     rows = table_rows(arm, seed, records)
     for row, record in zip(rows, records, strict=True):
         row |= {f"seconds_{phase}": round(record.get(f"time/{phase}", np.nan), 3) for phase in PHASES}
@@ -133,6 +138,7 @@ def keep(args: Args, key: Key, directory: Path, seconds: float) -> None:
         plain = [{name: tidy(value) for name, value in row.items()} for row in steps]
         write_csv(args.out / f"{task}-{regime}.csv", plain)
         write_csv(args.out / "runs.csv", [runs[key] for key in sorted(runs)])
+    return seconds
 
 
 def tidy(value: object) -> object:
@@ -150,12 +156,15 @@ def run_all(args: Args) -> None:
     def run(key: Key) -> None:
         task, regime, arm, seed = key
         directory = ROOT / "runs" / "real_model" / f"{task}-{regime}-{arm.replace(', ', '-').replace(' ', '-')}-s{seed}"
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.parent.mkdir(parents=True, exist_ok=True)
         flags = as_flags({"model": args.model} | flags_of(key))
-        seconds = run_script(ARMS[arm][0], flags, directory, args.threads)
-        keep(args, key, directory, seconds)
-        shutil.rmtree(directory / "checkpoints")  # two gigabytes; the records are what is wanted
+        if any(directory.glob("checkpoints/step-*")):
+            flags += ["--resume", str(directory)]
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.parent.mkdir(parents=True, exist_ok=True)
+        run_script(ARMS[arm][0], flags, directory, args.threads)
+        seconds = keep(args, key, directory)
+        shutil.rmtree(directory / "checkpoints")  # gigabytes; the records are what is wanted
         print(f"{', '.join(map(str, key))}: {seconds:.0f} s", flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -169,8 +178,8 @@ HEAD = """# A real chat model, in short
 Written by `python -m benchmarks.real_collapse` from the tables beside this page; runs.csv has the command of each run.
 SmolLM2-135M-Instruct with its weights unpacked from four bits, {num_prompts} prompts x {num_generations} responses,
 three worked turns before each question. Training numbers at the end are means over the last nine steps, ± is the
-standard deviation over seeds; pass@k is on held-out problems. One seed says that a method learns, and nothing about
-which is better.
+standard deviation over seeds; pass@k is on held-out problems. Seconds are medians over steps, one thread a run, with
+other work beside it. One seed says that a method learns, and nothing about which is better.
 """
 
 SECTION = """## {task}, {updates} per rollout
@@ -187,14 +196,14 @@ pass@32 {before_32:.3f}.
 
 
 def phase_table(rows: list[dict]) -> list[str]:
-    """Seconds of a step by its phases: means over steps, and over seeds."""
+    """Seconds of a step by its phases: medians over steps, which a pause does not move, and means over seeds."""
     seconds: dict[str, dict[int, list[list[float]]]] = {}
     for row in rows:
         if row["step"] > 0:
             steps = seconds.setdefault(row["arm"], {}).setdefault(row["seed"], [])
             steps.append([row[f"seconds_{phase}"] for phase in PHASES])
     cells = [
-        (arm, *(plus_minus(column) for column in zip(*(np.mean(steps, 0) for steps in seeds.values()), strict=True)))
+        (arm, *(plus_minus(column) for column in zip(*(np.median(steps, 0) for steps in seeds.values()), strict=True)))
         for arm, seeds in seconds.items()
     ]
     return markdown(("seconds a step", "sampling", "checking", "scoring", "update", "all"), cells)
