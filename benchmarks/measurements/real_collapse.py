@@ -10,7 +10,7 @@ flags, commit and time in runs.csv. It is never made again, and one that was sto
 report, RESULTS.md and a figure for each of these tables, is made from the rows alone. `python -m benchmarks.plot` reads
 the tables too.
 
-The arms are those of benchmarks.collapse, with what short answers need: no charge for length, which would begin after
+The arms are some of benchmarks.collapse, with what short answers need: no charge for length, which would begin after
 the first token, and shares that select some tokens of minibatches of about fifty.
 """
 
@@ -18,6 +18,7 @@ import csv
 import json
 import shlex
 import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,11 +28,11 @@ import numpy as np
 import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
-from benchmarks import ROOT
-from benchmarks.collapse import ARMS, Runs, claims_table, draw, summary_table, table_rows, write_csv
-from benchmarks.measure import as_flags, check_known, read_metrics, run_script
+from benchmarks import ROOT, plot
+from benchmarks.claims import COLORS, COLUMNS, Runs, claims_table, draw, summary_table, write_csv
+from benchmarks.collapse import ARMS, Job, command_of
+from benchmarks.measure import as_flags, check_known, read_metrics, worker_environment
 from benchmarks.methods import METHODS
-from benchmarks.plot import read_csv
 from benchmarks.report import markdown, plus_minus
 
 # All with three worked turns as chat messages. How often the model is right before training stands in RESULTS.md.
@@ -68,7 +69,7 @@ class Args:
     """of sums, comparison, countdown, products, arithmetic"""
     regimes: tuple[str, ...] = ("off-policy",)
     """updates per rollout: off-policy four, on-policy one"""
-    arms: tuple[str, ...] = tuple("grpo dapo clip_cov kl_cov forking_tokens entropic nsr".split())
+    arms: tuple[str, ...] = ("grpo", "grpo, mixed groups", *"dapo clip_cov kl_cov forking_tokens entropic nsr".split())
     seeds: tuple[int, ...] = (1, 2)
     model: Path = ROOT / "models" / "SmolLM2-135M-Instruct"
     jobs: int = 1
@@ -84,8 +85,8 @@ class Args:
 def flags_of(key: Key) -> dict[str, object]:
     """The flags of a run, but for its model."""
     task, regime, arm, seed = key
-    script, own = ARMS[arm]
-    flags = SIZE | TASKS[task] | REGIMES[regime] | own | CHANGES.get(arm, {}) | {"seed": seed}
+    script, one = ARMS[arm]
+    flags = SIZE | TASKS[task] | REGIMES[regime] | one.flags | CHANGES.get(arm, {}) | {"seed": seed}
     if METHODS[script].one_update:
         del flags["num_minibatches"]  # it has no flag for it
     return flags
@@ -114,7 +115,18 @@ def finished(out: Path) -> dict[Key, dict]:
 
 def steps_of(out: Path, task: str, regime: str) -> list[dict]:
     path = out / f"{task}-{regime}.csv"
-    return read_csv(path) if path.exists() else []
+    return plot.read_csv(path) if path.exists() else []
+
+
+def table_rows(arm: str, seed: int, records: list[dict]) -> list[dict]:
+    """The records of one run as rows of a table, one a step."""
+    rows = []
+    for row, record in zip(plot.rows_of(records), records, strict=True):
+        cells = {name: round(row.get(name, np.nan), 5) for name in COLUMNS}
+        cells["coverage"] = round(record.get("eval/coverage", np.nan), 5)
+        cells |= {f"seconds_{phase}": round(record.get(f"time/{phase}", np.nan), 3) for phase in PHASES}
+        rows.append({"arm": arm, "seed": seed} | {name: row[name] for name in plot.COUNTS} | cells)
+    return rows
 
 
 def keep(args: Args, key: Key, directory: Path) -> float:
@@ -125,15 +137,12 @@ def keep(args: Args, key: Key, directory: Path) -> float:
     task, regime, arm, seed = key
     records, made = read_metrics(directory), json.loads((directory / "env.json").read_text())
     seconds = sum(record.get("time/step", 0) for record in records)
-    rows = table_rows(arm, seed, records)
-    for row, record in zip(rows, records, strict=True):
-        row |= {f"seconds_{phase}": round(record.get(f"time/{phase}", np.nan), 3) for phase in PHASES}
     with WRITING:
         runs = finished(args.out)
         flags = shlex.join([f"algos/{ARMS[arm][0]}.py", *as_flags(flags_of(key))])
         runs[key] = dict(zip(KEY, key, strict=True)) | {"seconds": round(seconds), "threads": made["threads"]}
         runs[key] |= {"commit": made["commit"], "command": flags}
-        steps = [*steps_of(args.out, task, regime), *rows]
+        steps = [*steps_of(args.out, task, regime), *table_rows(arm, seed, records)]
         steps.sort(key=lambda row: (list(ARMS).index(row["arm"]), row["seed"], row["step"]))
         plain = [{name: tidy(value) for name, value in row.items()} for row in steps]
         write_csv(args.out / f"{task}-{regime}.csv", plain)
@@ -155,14 +164,15 @@ def run_all(args: Args) -> None:
 
     def run(key: Key) -> None:
         task, regime, arm, seed = key
-        directory = ROOT / "runs" / "real_model" / f"{task}-{regime}-{arm.replace(', ', '-').replace(' ', '-')}-s{seed}"
-        flags = as_flags({"model": args.model} | flags_of(key))
-        if any(directory.glob("checkpoints/step-*")):
-            flags += ["--resume", str(directory)]
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.parent.mkdir(parents=True, exist_ok=True)
-        run_script(ARMS[arm][0], flags, directory, args.threads)
+        flags = {"model": str(args.model.absolute())} | flags_of(key)
+        job = Job(f"{task}-{regime}", arm, seed, tuple(flags.items()))
+        directory = (ROOT / "runs" / "real_model" / job.name).absolute()
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        command, _ = command_of(job, directory)  # which goes on with what was stopped
+        settings = {"cwd": ROOT, "env": worker_environment(args.threads), "stdout": subprocess.DEVNULL}
+        done = subprocess.run(command, **settings, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"error: {shlex.join(command)} ended with {done.returncode}\n{done.stderr}")
         seconds = keep(args, key, directory)
         shutil.rmtree(directory / "checkpoints")  # gigabytes; the records are what is wanted
         print(f"{', '.join(map(str, key))}: {seconds:.0f} s", flush=True)
@@ -209,6 +219,18 @@ def phase_table(rows: list[dict]) -> list[str]:
     return markdown(("seconds a step", "sampling", "checking", "scoring", "update", "all"), cells)
 
 
+def coverage_table(rows: list[dict]) -> list[str]:
+    """The share of a problem's distinct right solutions among its samples, before training and at the end."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        if np.isfinite(row["coverage"]):
+            found.setdefault(row["arm"], {}).setdefault(row["seed"], []).append(row["coverage"])
+    cells = [
+        (arm, *(plus_minus(seed[end] for seed in seeds.values()) for end in (0, -1))) for arm, seeds in found.items()
+    ]
+    return ["", *markdown(("coverage", "before", "at the end"), cells)] if cells else []
+
+
 def section(out: Path, task: str, regime: str) -> str | None:
     if not (rows := steps_of(out, task, regime)):
         return None
@@ -226,7 +248,7 @@ def section(out: Path, task: str, regime: str) -> str | None:
         before_1=start["pass@1"],
         before_32=start["pass@32"],
         summary="\n".join(summary_table(runs)),
-        phases="\n".join(phase_table(rows)),
+        phases="\n".join(phase_table(rows) + coverage_table(rows)),
     )
     judged = claims_table(runs)
     return text + ("\n" + "\n".join(judged) + "\n" if len(judged) > 2 else "")
@@ -243,7 +265,7 @@ def main(args: Args) -> None:
     check_known("stages", args.stages, ("run", "report"))
     check_known("tasks", args.tasks, TASKS)
     check_known("regimes", args.regimes, REGIMES)
-    check_known("arms", args.arms, ARMS)
+    check_known("arms", args.arms, COLORS)
     if "run" in args.stages:
         if not args.model.is_dir():
             raise SystemExit(f"error: no model in {args.model}; make it with python -m benchmarks.real_model")
