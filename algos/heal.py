@@ -268,6 +268,7 @@ if __name__ == "__main__":
         verifier = Verifier(args.reward_mode, args.seed)
         # [algo: setup]
         general, _ = problems_from_args(args, task=args.general_task, eval_task=args.eval_task or args.task)
+        run.check_further(general_task=general)
         general, general_longest = rollout.fit_prompts(policy, general, *limits)
         if general_longest > max(longest, eval_longest) and args.backend == "vllm":
             raise arguments.InputError("--general-task has longer prompts than --task, for which vLLM was started")

@@ -41,7 +41,7 @@ LEVERS = {
 
 @dataclass(frozen=True)
 class Exercise:
-    """One region of a file left blank."""
+    """One function of a file left blank."""
 
     difficulty: Literal["easy", "medium", "hard"]
     hint: str
@@ -74,7 +74,8 @@ class Method:
     family: str = ""  # key of FAMILIES
     levers: dict[str, str] = field(default_factory=dict)  # key of LEVERS -> its setting; * marks what the parent lacks
 
-    # Exercises: region -> exercise, the one with the idea first; and what the check of a copy has to know.
+    # Exercises: region (or the name of a further function, with cases in exercise.py) -> exercise, the one with the
+    # idea first; and what the check of a copy has to know.
     exercises: dict[str, Exercise] = field(default_factory=dict)
     acts: dict = field(default_factory=dict)  # flags under which all of it acts on a batch of some seventy tokens
     tried: tuple[dict, ...] = ()  # further flags to check a copy with
@@ -1376,6 +1377,14 @@ METHODS = {
             "averaging": "tokens, then responses",
             "sampling": "*half drawn evenly from likely words",
         },
+        exercises={
+            "spread": Exercise(
+                "medium",
+                "m_v: as it is in the first w tokens; then the same for each word of S, of equal words the first ones",
+                "which words an even draw may take, and that it is greedy where the policy is sure",
+            ),
+            "credit": SAME_CREDIT,
+        },
         arms={"cuts": Arm()},
         knob=("cuts_ratio", (0.25, 0.5)),
         active=("algo/cuts_reward", "algo/plain_reward"),
@@ -1410,6 +1419,19 @@ METHODS = {
             "clip": "0.2 on both sides",
             "averaging": "tokens, then responses",
             "optimiser": "*two steps, a leap ahead, one step",
+        },
+        exercises={
+            "lead": Exercise(
+                "medium",
+                "q from three points, parameter by parameter, and k: what h steps are in units of the two",
+                "how two steps of an optimiser tell where more would lead, and where they tell nothing",
+            ),
+            "watch": Exercise(
+                "hard",
+                "the norm against the mean and variance of those before it, which it then joins; what ends the leaps",
+                "a gate that knows its own past alone, and which norms must not become part of it",
+            ),
+            "credit": SAME_CREDIT,
         },
         arms={"gxpo": Arm()},
         knob=("extrapolation", (0.25, 0.5)),

@@ -13,7 +13,7 @@ A flag that is a number must be finite and 0 or more, unless its class declares 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,11 @@ MAY_CHANGE = (
 # What may have moved, if it is the same, and where its digest is (common/identity.py).
 BY_CONTENT = {"task": "train", "eval_task": "eval", "model": "model"}
 RECORDED = ("algorithm", "digests")  # what args.json holds besides flags
+
+
+def further_tasks(names: Iterable[str]) -> list[str]:
+    """Those of these flags that name a task of a method's own, beside --task and --eval-task: they end in _task."""
+    return [name for name in names if name.endswith("_task") and name not in BY_CONTENT]
 
 
 @dataclass(frozen=True)

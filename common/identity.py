@@ -16,6 +16,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from common import InputError
+from common.arguments import further_tasks
 from common.files import is_file
 from common.loading import TINY, is_gguf
 from common.problems import Problem
@@ -73,8 +74,11 @@ def digest_model(name: str | None) -> dict | None:
 
 def are_digests(record: object) -> bool:
     """Whether these are as they were written."""
-    keys = {"train": {"sha256", "count"}, "eval": {"sha256", "count"}, "model": {"sha256", "dtype"}}
-    return isinstance(record, dict) and all(
+    if not isinstance(record, dict):
+        return False
+    keys = {name: {"sha256", "count"} for name in ("train", "eval", *further_tasks(record))}
+    keys["model"] = {"sha256", "dtype"}
+    return all(
         part is None or (name in keys and isinstance(part, dict) and keys[name] <= part.keys())
         for name, part in record.items()
     )
@@ -107,9 +111,10 @@ def dtype_of(weights: list[Path]) -> str | None:
 def refuse_other(run: Path, recorded: dict, found: dict, flags: dict[str, tuple[Any, Any]]) -> None:
     """Raises InputError for the first thing that is not what the run was made of; what was not recorded passes.
 
-    `flags` are, for each of "train", "eval" and "model", the flag that names it and whether it was given anew.
+    `flags` are, for each of "train", "eval", "model" and the further tasks, the flag that names it and whether it was
+    given anew.
     """
-    words = {"train": "training problems", "eval": "evaluation problems", "model": "model"}
+    words = {"train": "training problems", "eval": "evaluation problems"}
     for name, now in found.items():
         before = recorded.get(name)
         flag, is_other = flags[name]
@@ -118,9 +123,9 @@ def refuse_other(run: Path, recorded: dict, found: dict, flags: dict[str, tuple[
         if name == "model":
             change = "its configuration, tokenizer or weights are not those that the run began with"
         elif before["count"] == now["count"]:
-            change = f"its {now['count']:,} {words[name]} are not the same as the run's"
+            change = f"its {now['count']:,} {words.get(name, 'problems')} are not the same as the run's"
         else:
-            change = f"it has {now['count']:,} {words[name]}, and the run has {before['count']:,}"
+            change = f"it has {now['count']:,} {words.get(name, 'problems')}, and the run has {before['count']:,}"
         if is_other:
             raise InputError(f"cannot resume {run} with another --{flag}: {change}; leave that flag out")
         raise InputError(

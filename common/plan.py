@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import InputError, hub, terminal
+from common.arguments import further_tasks
 from common.files import is_file
 from common.loading import TINY, check_device, check_model_name, load_tokenizer, place_of
 from common.policy import BYTES_PER_PARAMETER
@@ -68,6 +69,12 @@ def print_plan(algorithm: str, args: Any, directory: object) -> None:
     plan = {
         "model": describe_model(args.model),
         "task": describe_task(args.task, "train", *columns, args.trace_column),
+    }
+    for name in further_tasks(names):
+        if task := getattr(args, name):
+            split = "all" if is_file(task) else "train"  # evaluation is on another
+            plan[name.removesuffix("_task")] = describe_task(task, split, *columns, args.trace_column)
+    plan |= {
         "evaluation": f"{evaluation}; {held} problems x {args.eval_samples} samples, {when}",
         "prompts": f"template {args.prompt_template}{longest}",
         "a step": f"{args.num_prompts} prompts x {args.num_generations} responses = {rows:,} rows of at most "

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from common import InputError, lock, ranks, terminal
-from common.arguments import BY_CONTENT, MAY_CHANGE, check_args, read_json
+from common.arguments import BY_CONTENT, MAY_CHANGE, check_args, further_tasks, read_json
 from common.basics import warn_once
 from common.health import doubtful_settings
 from common.identity import absolute_paths, are_digests, digest_model, digest_problems, refuse_other
@@ -75,6 +75,8 @@ class Run:
         check_args(args)
         ranks.start()
         self.algorithm, self.args = algorithm, args
+        # What may have moved, and where its digest is: of a method's own task under the flag's name.
+        self.by_content = BY_CONTENT | {name: name for name in further_tasks(vars(args))}
         self.checkpoint: Path | None = None
         self.first_step, self.cursor, self.state, self.skipped_in_a_row = 1, 0, {}, 0
         self.recorded: dict[str, Any] = {}  # args.json of the run that is resumed
@@ -108,7 +110,7 @@ class Run:
         digests = recorded.get("digests") or {}
         if not are_digests(digests):
             raise InputError(f"cannot resume {directory}: args.json is damaged at digests; mend or remove them there")
-        by_content = [name for name, part in BY_CONTENT.items() if digests.get(part)]
+        by_content = [name for name, part in self.by_content.items() if digests.get(part)]
         before = absolute_paths(recorded)
         changed = [name for name, now in absolute_paths(vars(args)).items() if before.get(name) != now]
         for name in changed:
@@ -147,13 +149,18 @@ class Run:
         self.digests |= {"train": digest_problems(train), "eval": digest_problems(evaluation)}
         self._refuse_other()
 
+    def check_further(self, **problems: Sequence[Problem]) -> None:
+        """The same for the problems of a method's own tasks, by their flags; `start` wants those of each."""
+        self.digests |= {name: digest_problems(those) for name, those in problems.items()}
+        self._refuse_other()
+
     def _refuse_other(self) -> None:
         before, now = absolute_paths(self.recorded or vars(self.args)), absolute_paths(vars(self.args))
-        is_other = {name: before.get(name) != now[name] for name in BY_CONTENT}
+        is_other = {name: before.get(name) != now[name] for name in self.by_content}
         # What is evaluated on is taken out of what is trained on.
         train = "eval_task" if is_other["eval_task"] and not is_other["task"] else "task"
         evaluation = "eval_task" if self.args.eval_task or is_other["eval_task"] else "task"
-        flags = {"train": train, "eval": evaluation, "model": "model"}
+        flags = {part: name for name, part in self.by_content.items()} | {"train": train, "eval": evaluation}
         named = {part: (name.replace("_", "-"), is_other[name]) for part, name in flags.items()}
         refuse_other(self.directory, self.recorded.get("digests") or {}, self.digests, named)
 
@@ -163,8 +170,13 @@ class Run:
         `policy`, the stream of problems and the further models by name are what `save` saves; of a fresh run they are
         saved once for trial. On a resume the stream and the further models are set to where the checkpoint has them;
         the policy has been restored before. Raises InputError for a directory that cannot be created or is another
-        process's, and for what cannot be saved.
+        process's, and for what cannot be saved; ValueError for a script that has a task which it has not checked.
         """
+        for name in further_tasks(vars(self.args)):
+            if getattr(self.args, name) and name not in self.digests:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: its problems must pass through check_further({name}=...)"
+                )
         self.policy, self.stream, self.extra = policy, stream, extra
         stream.cursor = self.cursor
         self._on_first_rank(self._take_down_model)

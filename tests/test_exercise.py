@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from benchmarks import exercise
-from benchmarks.exercise import EXERCISES, FUNCTIONS, check
+from benchmarks.exercise import CASES, EXERCISES, FUNCTIONS, check, functions
 from common import InputError
 from tests import sync
 
 ALL = [(name, region) for name, regions in EXERCISES.items() for region in regions]
 
 
-def report(tmp_path, text: str, name: str, regions: tuple[str, ...] = tuple(FUNCTIONS)) -> tuple[bool, str]:
+def report(tmp_path, text: str, name: str, regions: tuple[str, ...] | None = None) -> tuple[bool, str]:
     path = tmp_path / f"{name}.py"
     path.write_text(text)
     right, lines = check(path, regions)
@@ -22,33 +22,35 @@ def report(tmp_path, text: str, name: str, regions: tuple[str, ...] = tuple(FUNC
 
 
 def test_exercises_leave_a_function_blank() -> None:
-    assert {*FUNCTIONS} <= {*sync.REGIONS} and all({*regions} <= {*FUNCTIONS} for regions in EXERCISES.values())
-    with pytest.raises(InputError, match="its sample region holds no function"):
-        exercise.blank(sync.read("grpo"), "sample", "")
+    assert {*FUNCTIONS} <= {*sync.REGIONS}
+    assert {part for _, part in ALL} == {*FUNCTIONS, *CASES}  # a further function is nothing without inputs
+    with pytest.raises(InputError, match="its regions credit and loss have no function spread"):
+        exercise.blank(sync.read("grpo"), "spread", "")
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_original_is_right(name: str) -> None:
     right, lines = check(sync.ALGOS / f"{name}.py")
-    assert right and len(lines) == 2, lines  # nor do its metrics differ
+    assert right and len(lines) == len(functions(name)), lines  # nor do its metrics differ
 
 
 @pytest.mark.parametrize(("name", "region"), ALL)
 def test_blank_copy(tmp_path, name: str, region: str) -> None:
     """One function without its body; the rest of the file as it was; the check says which one and what to do."""
     text, removed = exercise.exercise(name, region)
-    original, function = sync.read(name), FUNCTIONS[region]
+    original, function = sync.read(name), functions(name)[region]
+    place = region if region in FUNCTIONS else "loss"
     parts, known = sync.own_parts(text), sync.own_parts(original)
     assert sync.skeleton(text) == sync.skeleton(original)
-    assert [part for part in parts if parts[part] != known[part]] == ["head", region]
+    assert [part for part in parts if parts[part] != known[part]] == ["head", place]
     assert parts["head"].replace("exercises/", "algos/") == known["head"]
-    assert known[region].splitlines()[:3] == parts[region].splitlines()[:3]  # fence, signature, docstring
+    before = parts[place].partition("    # Return" if region != "credit" else "    # Write")[0]
+    assert known[place].startswith(before) and f"def {function}(" in before and before.endswith('"""\n')
     assert len(original.splitlines()) - len(text.splitlines()) == removed - 2 - 2 * ("NotImplementedError(\n" in text)
-    assert max(map(len, parts[region].splitlines())) <= 120
+    assert max(map(len, parts[place].splitlines())) <= 120
     right, said = report(tmp_path, text, name)
     assert not right and f"{function}: it is still blank: {EXERCISES[name][region].hint}" in said
-    other = next(value for value in FUNCTIONS.values() if value != function)
-    assert f"{other} is right" in said
+    assert all(f"{other} is right" in said for other in functions(name).values() if other != function)
 
 
 CLIPPED = "torch.min(ratio * advantages, clipped * advantages)"
@@ -125,6 +127,49 @@ MISTAKES = [
     ("aepo", "ratio / ratio.detach() - 1", "ratio - ratio.detach()", ["its gradient by logprobs"]),
     ("aepo", "if args.keep_clipped_gradient:", "if True:", ["with --keep-clipped-gradient False"]),
     ("aepo", "1 + args.clip_ratio_high) * (ratio /", "1.0) * (ratio /", ["On batches with ratios beyond the clip"]),
+    ("cuts", ".to(probabilities.dtype)", ".double() / 3", None),  # weights in any scale
+    ("cuts", ".to(probabilities.dtype)", "", ["spread is not right", "has type torch.bool"]),
+    ("cuts", ".to(probabilities.dtype)", " * probabilities", ["On plain distributions: the shares", "(entry "]),
+    ("cuts", "if t < args.cuts_warmup", "if t <= args.cuts_warmup", ["On the token after those"]),
+    ("cuts", "    if t < args.cuts_warmup:\n        return probabilities\n", "", ["On the first tokens"]),
+    ("cuts", "torch.where(sure.any(-1, keepdim=True), sure, top)", "sure", ["On distributions with few likely words"]),
+    ("cuts", "sure.any(-1, keepdim=True), sure, top", "sure.any(), sure, top", ["with few likely words"]),
+    ("cuts", "top & (probabilities >= args", "(probabilities >= args", ["On plain distributions"]),
+    (
+        "cuts",
+        "tied & (tied.cumsum(-1) <= args.cuts_top_k - above.sum(-1, keepdim=True))",
+        "tied",
+        ["On words of equal"],
+    ),
+    ("cuts", "min(args.cuts_top_k, probabilities.shape[-1])", "args.cuts_top_k", ["On fewer words than k: it raises"]),
+    ("cuts", "min(args.cuts_top_k,", "min(5,", ["On --cuts-top-k 2"]),
+    ("cuts", ">= args.cuts_min_prob", ">= 0.03", ["On --cuts-min-prob 0.2"]),
+    ("cuts", "rewards.std(1, keepdim=True)", "1.0", ["assign_credit is not right"]),
+    ("gxpo", "total / (1 + q)", "total", ["lead is not right", "On second steps of all sorts"]),
+    ("gxpo", "q**j for j in range(args.horizon)", "q**j for j in range(1, args.horizon)", ["On second steps of all"]),
+    ("gxpo", "(w - v) / (v - x)", "(w - x) / (v - x)", ["On second steps of all sorts"]),
+    ("gxpo", ".clamp(-2, 3)", "", None),  # k stays within its own bounds
+    ("gxpo", ".clamp(1, args.horizon / 2 + 1)", "", ["On second steps of all sorts"]),
+    ("gxpo", "args.horizon / 2 + 1", "3.5", ["On --horizon 10"]),
+    ("gxpo", "q == -1, 1.0,", "q == -1, 0.5,", None),
+    ("gxpo", "torch.where(q == -1, 1.0, total / (1 + q))", "(total / (1 + q))", ["On second steps right back: k"]),
+    ("gxpo", "torch.where((v - x).abs() < 1e-12, 0.0, (w - v) / (v - x))", "(w - v) / (v - x)", ["stood still"]),
+    ("gxpo", "< 1e-12", "== 0", ["On parameters that all but stood still"]),
+    ("gxpo", "(norm - mean) / var**0.5", "(norm - mean) / var", ["watch is not right", "On norms near 1"]),
+    ("gxpo", "if count >= 2 else", "if count >= 1 else", ["On norms near 1", "(entry 1)"]),
+    ("gxpo", "(1 - d) * var + d", "var + d", ["On norms near 1"]),
+    (
+        "gxpo",
+        "max(1e-4, (1 - d) * var + d * (norm - mean) ** 2)",
+        "(1 - d) * var + d * (norm - mean) ** 2",
+        ["all but eq"],
+    ),
+    ("gxpo", "not leaps or not norm < torch.inf", "not leaps", ["On norms that are not finite"]),
+    ("gxpo", "not leaps or not norm < torch.inf", "not norm < torch.inf", ["On steps without a leap"]),
+    ("gxpo", "0 < args.gate <= above", "args.gate <= above", ["On --gate 0"]),
+    ("gxpo", "0 < args.gate <= above", "0 < args.gate <= abs(above)", ["On a norm far below the others"]),
+    ("gxpo", "0 < args.gate <= above", "False", ["On a norm that ends the leaps: state['off']"]),
+    ("gxpo", "d, above = args.gate_decay", "d, above = 0.1", ["On --gate-decay 0.5"]),
 ]
 
 
@@ -134,7 +179,8 @@ def test_mistakes_are_named(tmp_path, name: str, old: str, new: str, words: list
     parts = sync.own_parts(text)
     region = next(region for region in ("credit", "loss") if old in parts[region])
     changed = parts[region].replace(old, new)
-    right, said = report(tmp_path, text.replace(parts[region], changed), name, (region,))
+    further = {*functions(name)} - {*FUNCTIONS}
+    right, said = report(tmp_path, text.replace(parts[region], changed), name, (region, *sorted(further)))
     assert right == (words is None), said
     for word in words or ():
         assert word.lower() in said.lower(), said
@@ -194,7 +240,7 @@ def test_command_line(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(InputError, match="is no algorithm"):
         exercise.main(exercise.Args("ppo"))
     assert exercise.main(exercise.Args()) == 0
-    listed = re.findall(r"^ \w+ +(?:loss|credit) +(?:easy|medium|hard) +\d+ ", capsys.readouterr().out, re.M)
+    listed = re.findall(r"^ \w+ +\w+ +(?:easy|medium|hard) +\d+ ", capsys.readouterr().out, re.M)
     assert len(listed) == len(ALL)
 
 

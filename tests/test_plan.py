@@ -99,6 +99,22 @@ def test_what_is_wrong_is_said(flags: str, words: str, dry_run: Callable, tmp_pa
     assert err.startswith("error: ") and err.count("\n") == 1
 
 
+def test_a_task_of_a_methods_own_is_looked_at(dry_run: Callable, tmp_path: Path) -> None:
+    """--general-task of heal.py, and any other flag that ends so."""
+    task = jsonl(tmp_path / "general.jsonl", ROWS)
+    status, out, _ = dry_run("heal", "--general-task", "general.jsonl")
+    assert status == 0 and f"general     general.jsonl: {len(ROWS)} problems\n" in out
+    assert "general     countdown:numbers=2\n" in dry_run("heal")[1]
+    for flags, words in (
+        (("--general-task", "gone.jsonl"), "gone.jsonl does not exist"),
+        (("--general-task", "countdown:numbers=99"), "knobs"),
+        (("--general-task", "no such task"), "unknown task"),
+        (("--general-task", str(task), "--answer-column", "gold"), "no column 'gold'"),
+    ):
+        status, out, err = dry_run("heal", *flags)
+        assert (status, out) == (2, "") and words in err and err.startswith("error: ") and err.count("\n") == 1
+
+
 def test_a_model_without_tokenizer_is_said(dry_run: Callable, tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_bytes((tiny_checkpoint / "config.json").read_bytes())

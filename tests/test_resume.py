@@ -7,6 +7,7 @@ lands exactly where the test wants it.
 import itertools
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -23,8 +24,11 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import common.records
 from algos.grpo import Args
+from common import InputError
 from common.arguments import RECORDED
+from common.identity import absolute_paths, are_digests, digest_problems
 from common.policy import Policy
+from common.problems import Problem
 from common.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -358,6 +362,70 @@ def test_paths_are_absolute(tmp_path, tiny_checkpoint, monkeypatch):
     assert run_script({"resume": "run", "num-steps": 2}) == 0
 
 
+def test_the_path_of_every_task_is_absolute(tmp_path, monkeypatch):
+    """Also of one that a method of tomorrow brings; an id of the hub, a name or a procedural task is no path."""
+    monkeypatch.chdir(tmp_path)
+    names = {"task": "a.jsonl", "eval_task": "./b.parquet", "general_task": "../c.jsonl", "second_task": "d.csv.gz"}
+    places = {"task": "a.jsonl", "eval_task": "b.parquet", "general_task": "c.jsonl", "second_task": "d.csv.gz"}
+    expected = {name: str((tmp_path.parent if "../" in names[name] else tmp_path) / places[name]) for name in names}
+    assert absolute_paths(names) == expected
+    others = {"task": "countdown:numbers=4", "eval_task": "owner/name:config:split", "general_task": None}
+    others |= {"second_task": "gsm8k", "third_task": "rg:chain_sum", "task_name": "a.jsonl", "taskless": "a.jsonl"}
+    assert absolute_paths(others) == others
+
+
+def further(**changes) -> SimpleNamespace:
+    """A stand-in for the Args of a script with tasks of its own."""
+    return SimpleNamespace(**vars(Args()) | {"other_task": "countdown:numbers=2", "idle_task": None} | changes)
+
+
+PROBLEMS = [Problem(f"{a}+1=", str(a + 1), f"{a}", "math") for a in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("problems", "changes", "words"),
+    [
+        (PROBLEMS, {}, None),
+        (PROBLEMS, {"other_task": "moved.jsonl"}, None),
+        (PROBLEMS[:-1], {}, "the content of --other-task has changed: it has 8 problems, and the run has 9"),
+        (PROBLEMS[::-1], {}, "the content of --other-task has changed: its 9 problems are not the same as the run's"),
+        (PROBLEMS[::-1], {"other_task": "moved.jsonl"}, "with another --other-task: its 9 problems are not the same"),
+    ],
+)
+def test_a_further_task_is_known_by_its_content(problems, changes, words, straight, tmp_path):
+    """Any flag that ends in _task: what may be another is its name, not its problems."""
+    shutil.copytree(straight, tmp_path / "run")
+    before = Run("grpo", further(output_dir=str(tmp_path / "new")))
+    before.check_data(PROBLEMS, PROBLEMS)
+    before.check_further(other_task=PROBLEMS)
+    edit_args(tmp_path / "run", **vars(before.args) | {"digests": before.digests, "output_dir": str(tmp_path / "run")})
+    assert are_digests(before.digests) and before.digests["other_task"] == digest_problems(PROBLEMS)
+    again = Run("grpo", further(resume=str(tmp_path / "run"), **changes))
+    again.check_data(PROBLEMS, PROBLEMS)
+    if words is None:
+        again.check_further(other_task=problems)
+        return
+    with pytest.raises(InputError, match=re.escape(words)):
+        again.check_further(other_task=problems)
+
+
+def test_a_further_task_that_was_not_recorded_keeps_its_name(straight, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    edit_args(tmp_path / "run", **vars(further()))
+    Run("grpo", further(resume=str(tmp_path / "run")))
+    with pytest.raises(InputError, match="with another --other-task; leave that flag out"):
+        Run("grpo", further(resume=str(tmp_path / "run"), other_task="countdown:numbers=4"))
+
+
+def test_a_script_has_to_check_all_of_its_tasks(tmp_path):
+    """Else nobody would notice that its content has changed."""
+    run = Run("grpo", further(output_dir=str(tmp_path / "run")))
+    run.check_data(PROBLEMS, PROBLEMS)
+    with pytest.raises(ValueError, match=r"--other-task: .* check_further\(other_task="):
+        run.start(None, SimpleNamespace(cursor=0))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("what", ["task", "model"])
 def test_what_has_moved_is_found_by_its_flag(what, moved, tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
@@ -433,7 +501,7 @@ def test_a_run_from_before_digests_goes_on(name, moved, monkeypatch):
     assert json.loads((moved.run / "args.json").read_text())["digests"]["train"]["count"] > 0
 
 
-@pytest.mark.parametrize("digests", ["text", 5, [], {"train": 5}, {"train": {}}, {"train": {"count": 1}}])
+@pytest.mark.parametrize("digests", ["text", 5, [], {"train": 5}, {"train": {}}, {"a_task": {"count": 1}}])
 def test_damaged_digests_are_said(digests, moved, capsys):
     edit_args(moved.run, digests=digests)
     status = run_script({"resume": moved.run})

@@ -12,7 +12,7 @@ COMMON = Path(__file__).resolve().parents[1] / "common"
 ORDER = (
     "__init__ terminal ranks basics problems spelling maths procedural gym rows hub files verifier solutions templates "
     "tasks vocabulary packing passes text checkpoint policy critic sharding loading batch hf vllm metrics rollout "
-    "evaluate curves health plan lock arguments identity tracker records signals run"
+    "evaluate curves health lock arguments plan identity tracker records signals run"
 ).split()
 # Where a function may import a room, because that needs an optional package that is slow to import.
 LATE = {("rollout", "make_sampler", "vllm")}

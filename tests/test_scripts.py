@@ -130,6 +130,24 @@ def test_script_trains_and_resumes_to_the_bit(name: str, run: Callable, tmp_path
         }
 
 
+def test_heal_goes_on_with_its_own_general_problems(run: Callable, tmp_path: Path, capsys) -> None:
+    """The content of --general-task is part of the run as that of --task is; where it lies is not."""
+    task = tmp_path / "general.jsonl"
+    rows = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(20)]
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("heal", num_steps=1, general_task=task)
+    load_problems.cache_clear()
+    moved = task.rename(tmp_path / "moved.jsonl")
+    run("heal", resume=tmp_path / "run", num_steps=2, general_task=moved)
+    load_problems.cache_clear()
+    moved.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))  # a problem beyond those that it takes
+    with pytest.raises(SystemExit) as end:
+        run("heal", resume=tmp_path / "run", num_steps=3)
+    load_problems.cache_clear()
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and "the content of --general-task has changed" in err, err
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_script_trains(name: str, run: Callable, tmp_path: Path, tiny_checkpoint: Path) -> None:
     """What is not in the skeleton of another file is in tests/algorithms; here two steps, so that all of it runs."""

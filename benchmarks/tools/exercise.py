@@ -3,6 +3,7 @@
     python -m benchmarks.exercise                                      # which there are
     python -m benchmarks.exercise kl_cov                               # writes exercises/kl_cov.py without its loss
     python -m benchmarks.exercise kl_cov --region credit --force
+    python -m benchmarks.exercise gxpo --region watch                  # a function that this file alone has
     python -m benchmarks.exercise --check exercises/kl_cov.py          # exit status 0: right; 1: not yet
     python exercises/kl_cov.py                                         # trains, as the original does
 
@@ -10,6 +11,8 @@ The check imports the copy and calls its assign_credit and policy_loss on random
 beside those of the original in algos/: what they write, the loss, and its gradients have to agree. Kinds go from plain
 to special (padding, a group without spread, ratios beyond the clip, a quota of no token ...), and the first on which
 the two differ is named. policy_loss is given the original's advantages, so that each function is judged by itself.
+Where a method's idea is in a further function, on what is drawn from or on the parameters, that one is left blank and
+called on inputs of its own kinds.
 """
 
 import ast
@@ -18,14 +21,14 @@ import importlib
 import io
 import math
 import sys
-import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
@@ -39,7 +42,7 @@ from common import InputError
 from common.arguments import exit_on_bad_input
 from tests import sync
 
-FUNCTIONS = {"credit": "assign_credit", "loss": "policy_loss"}
+FUNCTIONS = {"credit": "assign_credit", "loss": "policy_loss"}  # of every file, by region
 SEEDS = range(4)  # random batches of each kind
 GROUPS, SIZE, LENGTH = 3, 4, 6  # groups, responses in each, and tokens of the longest
 
@@ -51,23 +54,32 @@ NOTES = {
 }
 
 
+def functions(name: str) -> dict[str, str]:
+    """The functions that a file's check judges: those of its regions, and further ones under their own names."""
+    return FUNCTIONS | {part: part for part in EXERCISES.get(name, {}) if part not in FUNCTIONS}
+
+
 # --- Writing ----------------------------------------------------------------------------------------------------
 
 
-def blank(text: str, region: str, hint: str) -> tuple[str, int]:
-    """A file's text without the body of the function of one region, and how many lines that took away."""
-    part = sync.own_parts(text)[region]
-    lines = part.splitlines()
-    functions = {node.name: node for node in ast.parse(textwrap.dedent(part)).body if isinstance(node, ast.FunctionDef)}
-    function = functions.get(FUNCTIONS.get(region))
-    if not function:
-        raise InputError(f"its {region} region holds no function of these: {', '.join(FUNCTIONS.values())}")
-    first, last = function.body[0].end_lineno, function.end_lineno  # after the docstring
-    statement = [f'    raise NotImplementedError("{hint}")']
-    if len(statement[0]) > 120:
-        statement = ["    raise NotImplementedError(", f'        "{hint}"', "    )"]
-    lines[first:last] = [f"    {NOTES[region]}", *statement]
-    return text.replace(part, "\n".join(lines) + "\n"), last - first
+def blank(text: str, part: str, hint: str) -> tuple[str, int]:
+    """A file's text without the body of one function, and how many lines that took away.
+
+    `part` is the region whose function it is, or its own name.
+    """
+    name, parts = FUNCTIONS.get(part, part), sync.own_parts(text)
+    for region in map(parts.get, FUNCTIONS):
+        for node in ast.parse(region).body:
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                lines = region.splitlines()
+                first, last = node.body[0].end_lineno, node.end_lineno  # after the docstring
+                statement = [f'    raise NotImplementedError("{hint}")']
+                if len(statement[0]) > 120:
+                    statement = ["    raise NotImplementedError(", f'        "{hint}"', "    )"]
+                note = NOTES.get(part, "# Return what the docstring says.")
+                lines[first:last] = [f"    {note}", *statement]
+                return text.replace(region, "\n".join(lines) + "\n"), last - first
+    raise InputError(f"its regions {' and '.join(FUNCTIONS)} have no function {name}")
 
 
 def exercise(name: str, region: str, folder: str = "exercises") -> tuple[str, int]:
@@ -172,6 +184,84 @@ def random_batch(kind: Kind, seed: int) -> tuple[dict, Tensor, Tensor]:
     return batch | {"mask": mask, "rewards": rewards.view(-1)} | values, logprobs, entropy
 
 
+# --- Inputs of further functions ---------------------------------------------------------------------------------
+
+
+def randoms(*size: int, seed: int) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def drawn_from(function: Callable, args: object, seed: int, words: int, scale: float, token: int, digits: int) -> dict:
+    """What cuts draws from, as shares, on random distributions rounded to `digits`: the fewer, the more words tie."""
+    rows = (scale * randoms(8, words, seed=seed)).softmax(-1).round(decimals=digits)
+    weights = function(rows.clone(), token, args)
+    if isinstance(weights, Tensor) and weights.is_floating_point():
+        weights = weights / weights.sum(-1, keepdim=True)
+    return {"the shares": weights}
+
+
+def led(function: Callable, args: object, seed: int, ratio: float | None, size: float = 1.0) -> dict:
+    """gxpo's k after a first step of about `size`, and a second that is `ratio` times that, or right back (None)."""
+    x, step = (torch.zeros(20), torch.full((20,), size)) if size < 1e-9 else randoms(2, 20, seed=seed)
+    v = x + step
+    w = x if ratio is None else v + (1.0 if size < 1e-9 else ratio * randoms(20, seed=seed + 1) * step)
+    return {"k": function(x, v, w, args)}
+
+
+def watched(function: Callable, args: object, seed: int, *norms: float, leaps: bool = True) -> dict:
+    """gxpo's gate, on gradient norms one after the other: what it returns, and what it then remembers."""
+    state, jitter = {}, 1 + 0.01 * randoms(len(norms), seed=seed)
+    above = [function(norm * j, args, state, leaps) for norm, j in zip(norms, jitter.tolist(), strict=True)]
+    known = {f"state['{key}']": state.get(key, 0.0) for key in ("gate_mean", "gate_var", "gate_count", "off")}
+    return {"what it returns": torch.tensor(above, dtype=torch.float64)} | known
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of inputs of a function that one file alone has, and its name in a report."""
+
+    words: str
+    outputs: Callable[[Callable, object, int], dict]  # (function, Args, seed) -> what the function made, by name
+    flags: dict = field(default_factory=dict)
+
+
+plain_rows = {"words": 12, "scale": 2.0, "token": 9, "digits": 9}
+CASES = {
+    "spread": (
+        Case("plain distributions", partial(drawn_from, **plain_rows)),
+        Case("distributions of a sure policy", partial(drawn_from, **plain_rows | {"scale": 9.0})),
+        Case("the first tokens", partial(drawn_from, **plain_rows | {"token": 1})),
+        Case("the token after those", partial(drawn_from, **plain_rows | {"token": 2})),
+        Case("distributions with few likely words", partial(drawn_from, **plain_rows | {"words": 60, "scale": 0.3})),
+        Case("fewer words than k", partial(drawn_from, **plain_rows | {"words": 3})),
+        Case("words of equal probabilities", partial(drawn_from, **plain_rows | {"digits": 1})),
+        Case("--cuts-top-k 2", partial(drawn_from, **plain_rows), {"cuts_top_k": 2}),
+        Case("--cuts-min-prob 0.2", partial(drawn_from, **plain_rows), {"cuts_min_prob": 0.2}),
+        Case("--cuts-warmup 0", partial(drawn_from, **plain_rows | {"token": 0}), {"cuts_warmup": 0}),
+    ),
+    "lead": (
+        Case("second steps of all sorts", partial(led, ratio=1.0)),
+        Case("second steps of the first one's size and more", partial(led, ratio=4.0)),
+        Case("second steps right back", partial(led, ratio=None)),
+        Case("parameters that stood still", partial(led, ratio=1.0, size=0.0)),
+        Case("parameters that all but stood still", partial(led, ratio=1.0, size=1e-13)),
+        Case("--horizon 2", partial(led, ratio=1.0), {"horizon": 2}),
+        Case("--horizon 10", partial(led, ratio=1.0), {"horizon": 10}),
+    ),
+    "watch": (
+        Case("norms near 1", lambda *args: watched(*args, 1.0, 1.2, 0.9, 1.1)),
+        Case("a norm that ends the leaps", lambda *args: watched(*args, 1.0, 1.2, 0.9, 9.0)),
+        Case("a second norm that is large", lambda *args: watched(*args, 1.0, 90.0)),
+        Case("a norm far below the others", lambda *args: watched(*args, 9.0, 9.0, 9.0, 0.1), {"gate": 0.5}),
+        Case("norms that are all but equal", lambda *args: watched(*args, *[1.0] * 150)),
+        Case("norms that are not finite", lambda *args: watched(*args, 1.0, math.inf, math.nan, 1.2, 0.9, 1.1)),
+        Case("steps without a leap", lambda *args: watched(*args, 1.0, 1.2, 0.9, 9.0, leaps=False)),
+        Case("--gate 0", lambda *args: watched(*args, 1.0, 1.2, 0.9, 9.0), {"gate": 0.0}),
+        Case("--gate-decay 0.5", lambda *args: watched(*args, 1.0, 1.2, 0.9, 1.1), {"gate_decay": 0.5}),
+    ),
+}
+
+
 # --- Comparing --------------------------------------------------------------------------------------------------
 
 
@@ -186,8 +276,8 @@ class Difference:
     mask: Tensor | None = None
 
 
-def load_copy(path: Path) -> ModuleType:
-    """The module in a file, compiled anew each time. Raises InputError if it cannot be imported."""
+def load_copy(path: Path, needed: Iterable[str] = FUNCTIONS.values()) -> ModuleType:
+    """The module in a file, compiled anew each time. Raises InputError if it cannot be imported or lacks a function."""
     module, before = ModuleType(f"exercise_{path.stem}"), list(sys.path)
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module  # dataclasses look there
@@ -203,7 +293,7 @@ def load_copy(path: Path) -> ModuleType:
         raise InputError(f"{path} cannot be imported ({type(error).__name__}: {error})") from None
     finally:
         sys.path[:] = before
-    if missing := [name for name in ("Args", *FUNCTIONS.values()) if not hasattr(module, name)]:
+    if missing := [name for name in ("Args", *needed) if not hasattr(module, name)]:
         raise InputError(f"{path} has no {' and no '.join(missing)}")
     return module
 
@@ -215,17 +305,24 @@ def where(module: ModuleType, error: Exception) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def compare(output: str, got: object, want: Tensor, mask: Tensor | None, exact: bool = False) -> Difference | None:
-    """Nothing, or in what way an output differs from the original's."""
+def compare(
+    output: str,
+    got: object,
+    want: Tensor,
+    mask: Tensor | None,
+    exact: bool = False,
+    axes: tuple[str, str] = ("response", "token"),
+) -> Difference | None:
+    """Nothing, or in what way an output differs from the original's; `axes` are what its dimensions stand for."""
     if not isinstance(got, Tensor):
         return Difference(f"{output} is {'missing' if got is None else f'a {type(got).__name__}'} instead of a tensor")
     got = got.detach()
     if got.shape != want.shape:
         return Difference(f"{output} has shape {tuple(got.shape)} instead of {tuple(want.shape)}")
-    if want.dtype == torch.bool and got.dtype != torch.bool:
+    if (want.dtype == torch.bool) != (got.dtype == torch.bool):
         return Difference(f"{output} has type {got.dtype} instead of {want.dtype}")
     left, right = got.double(), want.double()
-    near = left == right if exact else torch.isclose(left, right, rtol=1e-9, atol=1e-11)
+    near = left == right if exact else torch.isclose(left, right, rtol=1e-9, atol=1e-11, equal_nan=True)
     if near.all():
         return None
     error = (left - right).abs().masked_fill(near, 0).nan_to_num(math.inf, math.inf)
@@ -233,9 +330,9 @@ def compare(output: str, got: object, want: Tensor, mask: Tensor | None, exact: 
     words = ""
     if len(place) == 2:
         inside = mask is None or mask[place]
-        words = f" (response {place[0]}, {'token' if inside else 'on padding, position'} {place[1]})"
+        words = f" ({axes[0]} {place[0]}, {axes[1] if inside else 'on padding, position'} {place[1]})"
     elif len(place) == 1:
-        words = f" (response {place[0]})"
+        words = f" ({axes[0]} {place[0]})"
     found, expected = left[place].item(), right[place].item()
     digits = next((n for n in (3, 6, 9) if f"{found:.{n}g}" != f"{expected:.{n}g}"), 12)
     shown = f"{found:.{digits}g} instead of {expected:.{digits}g}"
@@ -337,6 +434,16 @@ class Pair:
         metrics |= differing_metrics(found[1], known[1])
         return None
 
+    def further(self, part: str, case: Case, seed: int) -> Difference | None:
+        """A function that this file alone has."""
+        args, modules = self.args(case.flags), (self.original, self.copy)
+        known, found = (case.outputs(getattr(module, part), a, seed) for module, a in zip(modules, args, strict=True))
+        for output, want in known.items():
+            got = as_tensor(found[output])
+            if problem := compare(output, got, as_tensor(want), None, axes=("entry", "word")):
+                return problem
+        return None
+
     def draw(self) -> Difference | None:
         """A random selection where the quota is smaller than the window: any draw of the right size will do."""
         share = method(self.name).draws
@@ -414,6 +521,10 @@ def guess(problems: list[Difference]) -> str | None:
 
 def attempts(pair: Pair, region: str) -> Iterator[tuple[str, list[Callable[[set[str]], Difference | None]]]]:
     """(kind of batch in words, one trial for each seed) for everything that a function is tried on."""
+    for case in CASES.get(region, ()):
+        yield case.words, [lambda metrics, c=case, s=seed: pair.further(region, c, s) for seed in SEEDS]
+    if region not in FUNCTIONS:
+        return
     judge = pair.credit if region == "credit" else pair.loss
     for kind in kinds(pair.name, region):
         yield kind.words, [lambda metrics, k=kind, s=seed: judge(k, s, metrics) for seed in SEEDS]
@@ -423,12 +534,13 @@ def attempts(pair: Pair, region: str) -> Iterator[tuple[str, list[Callable[[set[
         yield "batches where the quota is smaller than the window", [lambda metrics: pair.draw()]
 
 
-def check(path: Path, regions: Iterable[str] = tuple(FUNCTIONS)) -> tuple[bool, list[str]]:
-    """Whether the functions of a copy do what the original's do, and a report in words."""
+def check(path: Path, regions: Iterable[str] | None = None) -> tuple[bool, list[str]]:
+    """Whether the functions of a copy, or of these regions, do what the original's do, and a report in words."""
     name = path.stem
     if name not in sync.algorithms():
         raise InputError(f"{path}: no algorithm is called {name}; its name has to be one of {', '.join(EXERCISES)}")
-    pair = Pair(name, importlib.import_module(f"algos.{name}"), load_copy(path))
+    known = functions(name)
+    pair = Pair(name, importlib.import_module(f"algos.{name}"), load_copy(path, known.values()))
     try:
         pair.gradients(0, {}, pair.inputs(KINDS[0], 0))
     except Exception as error:
@@ -437,8 +549,8 @@ def check(path: Path, regions: Iterable[str] = tuple(FUNCTIONS)) -> tuple[bool, 
             f"algos/{name}.py cannot be checked: random batches are not enough for it ({reason})"
         ) from None
     right, lines = True, []
-    for region in regions:
-        function = FUNCTIONS[region]
+    for region in known if regions is None else regions:
+        function = known[region]
         agreeing, differing, metrics, batches = [], {}, set(), 0
         for words, trials in attempts(pair, region):
             problems = []
@@ -500,8 +612,8 @@ def only_gradient(differing: dict[str, list[Difference]]) -> str | None:
 class Args:
     name: Annotated[str | None, tyro.conf.Positional] = None
     """algorithm to make an exercise of; without it: the list"""
-    region: Literal["credit", "loss"] | None = None
-    """which part is left blank; by default the one that holds the method's idea"""
+    region: str | None = None
+    """which part is left blank: credit, loss, or a further function; by default what holds the method's idea"""
     out: Path = Path("exercises")
     """folder for the copy, in the root of the repository: from there the copy finds common/"""
     force: bool = False
@@ -541,7 +653,9 @@ def main(args: Args) -> int:
         return 0
     path, region = write(args)
     entry = EXERCISES[args.name][region]
-    console.print(f"wrote {path}: {FUNCTIONS[region]} is blank ({entry.difficulty}); {entry.hint}", markup=False)
+    console.print(
+        f"wrote {path}: {functions(args.name)[region]} is blank ({entry.difficulty}); {entry.hint}", markup=False
+    )
     console.print(f"when it is filled in: python -m benchmarks.exercise --check {path}", markup=False)
     return 0
 

@@ -142,6 +142,7 @@ def scene(module: ModuleType, args: object, policy: Policy, step: int, state: di
     sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}
     found = {"args": args, "policy": policy, "step": step, "train_problems": train_problems, "timer": Timer()}
     run = SimpleNamespace(state=state, checkpoint=Path())  # not None: nothing is measured as before a first step
+    run.check_further = lambda **_: None
     found |= {"run": run, "sampler": actor.sampler, "verifier": actor.verifier}
     found["limits"] = args.max_prompt_length, args.max_response_length
     # The step's prompts are those that the run has read, and an engine had room for all of them.
