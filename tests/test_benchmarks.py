@@ -244,7 +244,7 @@ def test_side_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     measures = {"ours": lambda seed: {"median": 2.0}, "trl": lambda seed: {"median": 3.0}}
     args, quiet = throughput.Args(repeats=2), lambda text: None
     found = throughput.alternate(args, measures, quiet)
-    assert found["ratios"] == {"each at its fastest": {"median": 1.5, "lowest": 1.5, "highest": 1.5}}
+    assert found["median_seconds"] == {"ours": 2.0, "trl": 3.0} and found["ratios"] == {}  # of two pairs
     assert [run["seed"] for run in found["runs"]["trl"]] == [1, 2]
     found = throughput.alternate(args, measures | {"trl": broken}, quiet, may_be_missing=True)
     assert found["missing"] == {"trl": "ValueError: head size 24"} and found["ratios"] == {}
@@ -253,21 +253,36 @@ def test_side_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         throughput.alternate(args, measures | {"trl": broken}, quiet)
 
 
+def runs_of(**seconds: list[float]) -> dict[str, list[dict]]:
+    """Sides by name, "ours_passive" and so on, on an idle machine."""
+    idle = {"load_of_others": 0.0, "tokens_per_second": 1.0} | STEP
+    return {side.replace("_", ", "): [idle | {"median": value} for value in values] for side, values in seconds.items()}
+
+
 def test_ratios_are_those_of_pairs() -> None:
-    """Each at its fastest, by the median, and as both come: our threads sleep, TRL's spin."""
-    ours = {"ours, passive": [1.0, 2.0, 4.0], "ours, spinning": [1.0, 1.0, 9.0]}
-    found = throughput.ratios(ours | {"trl, passive": [3.0, 3.0, 3.0], "trl, spinning": [8.0, 4.0, 4.0]})
-    assert found["as both come"] == {"median": 2.0, "lowest": 1.0, "highest": 8.0}
-    assert found["each at its fastest"] == {"median": 3.0, "lowest": 3 / 9, "highest": 3.0}
+    """Each at its fastest, by the median, and as both come: our threads sleep, TRL's spin. Busy pairs do not count."""
+    runs = runs_of(ours_passive=[1.0, 2.0, 4.0], ours_spinning=[1.0, 1.0, 9.0])
+    runs |= runs_of(trl_passive=[3.0, 3.0, 3.0], trl_spinning=[8.0, 4.0, 4.0])
+    found = throughput.ratios(runs)
+    assert found["as both come"] == {"median": 2.0, "lowest": 1.0, "highest": 8.0, "pairs": 3}
+    assert found["each at its fastest"] == {"median": 3.0, "lowest": 3 / 9, "highest": 3.0, "pairs": 3}
+    runs["trl, spinning"][0]["load_of_others"] = 0.3
+    assert list(throughput.ratios(runs)) == ["each at its fastest"]
+    more = runs_of(ours_passive=[1.0, 2.0, 4.0, 1.0], trl_spinning=[8.0, 4.0, 4.0, 5.0])
+    more["ours, passive"][0]["load_of_others"] = 0.3
+    assert throughput.ratios(more)["as both come"] == {"median": 2.0, "lowest": 1.0, "highest": 5.0, "pairs": 3}
 
 
 @pytest.mark.parametrize(("load", "told"), [(0.01, True), (0.3, False)])
 def test_no_ratio_is_told_from_a_busy_machine(load: float, told: bool) -> None:
-    run = {"median": 1.0, "tokens_per_second": 1.0} | STEP
-    measures = {"ours, passive": lambda seed: dict(run), "trl, spinning": lambda seed: run | {"median": 2.0}}
-    result = throughput.alternate(throughput.Args(repeats=2), measures, lambda text: None)
-    caption = throughput.step_table(result | {"load_of_others": load}, "step").caption
-    assert ("2.00 (2.00 to 2.00)" in caption) == told and ("kept up to 30% of the processors busy" in caption) != told
+    runs = runs_of(ours_passive=[1.0] * 3, trl_spinning=[2.0] * 3)
+    for run in runs["ours, passive"]:
+        run["load_of_others"] = load
+    result = {"runs": runs, "load_of_others": load, "ratios": throughput.ratios(runs)}
+    result |= {key: dict.fromkeys(runs, 1.0) for key in ("median_seconds", "min_seconds")}
+    caption = throughput.step_table(result, "step").caption
+    assert ("2.00 (2.00 to 2.00, 3 quiet pairs)" in caption) == told
+    assert ("others kept up to 30% of the processors busy" in caption) != told
 
 
 def test_load_is_that_of_others() -> None:

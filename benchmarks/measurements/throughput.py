@@ -4,7 +4,7 @@ step: seconds per training step of algos/grpo.py and of TRL's GRPOTrainer on the
 in the same order, the same response length, number of threads and reward, one optimiser step per rollout. TRL's
 settings are tried first and its fastest one is used. Both sides are measured with threads that sleep while they wait
 (ours as it comes) and with threads that spin (TRL's, unless OMP_WAIT_POLICY says otherwise), all four in turn, and what
-else the machine did is kept beside each run: on a busy one no ratio is told. Lengths, rewards and the share of groups
+else the machine did is kept beside each run: a busy pair counts for no ratio. Lengths, rewards and the share of groups
 without spread are reported too: without them like, the seconds compare nothing. With `--backends hf vllm` the same
 again with vLLM, TRL's colocated.
 
@@ -77,7 +77,8 @@ TRL_SETTINGS = {
 }
 PHASES = ("rollout", "verify", "score", "update")
 OWNERS = ("ours", "trl")  # how the names of the measured sides begin
-QUIET = 0.05  # share of the processors that others may keep busy for a ratio to be told
+QUIET = 0.05  # share of the processors that others may keep busy during a pair that counts
+PAIRS = 3  # that a ratio needs
 
 
 @dataclass
@@ -336,23 +337,32 @@ def alternate(
         "load_of_others": max(run["load_of_others"] or 0.0 for found in runs.values() for run in found),
         "median_seconds": {side: statistics.median(values) for side, values in medians.items()},
         "min_seconds": {side: min(values) for side, values in medians.items()},
-        "ratios": ratios(medians),
+        "ratios": ratios(runs),
     }
 
 
-def ratios(medians: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """TRL's seconds to ours, pair by pair: median, lowest and highest. Each side as it comes, which is with sleeping
-    threads here and with the system's, spinning ones there; and each with the threads that it is fastest with."""
-    kinds = {owner: {side: times for side, times in medians.items() if side.startswith(owner)} for owner in OWNERS}
+def ratios(runs: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
+    """TRL's seconds to ours, pair by pair: median, lowest and highest, and of how many pairs.
+
+    Each side as it comes, which is with sleeping threads here and with the system's, spinning ones there; and each with
+    the threads that it is fastest with. A pair during which others were busy is left out, and fewer than `PAIRS` quiet
+    ones give no ratio.
+    """
+    kinds = {owner: [side for side in runs if side.startswith(owner)] for owner in OWNERS}
     if not all(kinds.values()):
         return {}
-    fastest = (min(sides.values(), key=statistics.median) for sides in kinds.values())
-    come = kinds["ours"].get("ours, passive"), kinds["trl"].get("trl, spinning")
-    found = {"each at its fastest": tuple(fastest)} | ({"as both come": come} if all(come) else {})
+    fastest = [
+        min(kinds[owner], key=lambda side: statistics.median(r["median"] for r in runs[side])) for owner in OWNERS
+    ]
+    readings = {"each at its fastest": fastest, "as both come": ["ours, passive", "trl, spinning"]}
     rows = {}
-    for name, (ours, theirs) in found.items():
-        pairs = [t / o for o, t in zip(ours, theirs, strict=True)]
-        rows[name] = {"median": statistics.median(pairs), "lowest": min(pairs), "highest": max(pairs)}
+    for name, sides in readings.items():
+        pairs = zip(*(runs.get(side, []) for side in sides), strict=True) if {*sides} <= {*runs} else []
+        quiet = [pair for pair in pairs if all((run["load_of_others"] or 0.0) <= QUIET for run in pair)]
+        if len(quiet) >= PAIRS:
+            found = [theirs["median"] / ours["median"] for ours, theirs in quiet]
+            rows[name] = {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
+            rows[name]["pairs"] = len(quiet)
     return rows
 
 
@@ -478,14 +488,12 @@ def step_table(result: dict, title: str) -> Table:
     caption += [f"{side} does not run here: {reason}" for side, reason in result.get("missing", {}).items()]
     # "equal": groups whose rewards are all equal, which cost us no backward pass and TRL a full one.
     columns = ("s median", "min", "sampling", "rewards", "scoring", "update", "tokens/s", "length", "reward", "equal")
-    load = result["load_of_others"]
-    if load > QUIET:
-        caption.append(f"no ratio: other processes kept up to {load:.0%} of the processors busy; {QUIET:.0%} may be")
-    else:
-        caption += [
-            f"TRL / ours, {name}: {row['median']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
-            for name, row in result["ratios"].items()
-        ]
+    for name, row in result["ratios"].items():
+        times = f"{row['median']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f}, {row['pairs']} quiet pairs)"
+        caption.append(f"TRL / ours, {name}: {times}")
+    if not result["ratios"]:
+        load = result["load_of_others"]
+        caption.append(f"no ratio: others kept up to {load:.0%} of the processors busy, and {QUIET:.0%} may be")
     table = Table("", *columns, title=title, caption="\n".join(caption))
     for side, runs in result["runs"].items():
         keys = (*PHASES, "tokens_per_second", "length", "reward", "zero_spread")
