@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -122,27 +123,33 @@ def test_finished_runs_are_rows_and_never_made_again(
 ) -> None:
     made = []
 
-    def run(script: str, flags: list[str], directory: Path, threads: int) -> float:
-        given = dict(zip(flags[::2], flags[1::2], strict=True))
-        made.append((script, given))
-        if not directory.exists() and (script, given["--seed"]) == ("grpo", "2"):
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        if "--resume" in command:
+            directory = Path(command[command.index("--resume") + 1])
+            given = json.loads((directory / "args.json").read_text()) | {"resume": True}
+            shutil.rmtree(directory)
+        else:
+            args = tyro.cli(import_module(f"algos.{Path(command[1]).stem}").Args, args=command[2:])
+            given, directory = vars(args), Path(args.output_dir)
+        made.append((Path(command[1]).stem, given["seed"], bool(given["resume"])))
+        assert given["model"] == str(tmp_path / "model")
+        if made.count(("grpo", 2, False)) == 1 and made[-1] == ("grpo", 2, False):
             (directory / "checkpoints" / "step-000008").mkdir(parents=True)
-            raise SystemExit("stopped")
-        write_run(directory, int(given["--seed"]), int(given["--num-steps"]))
-        return 0.0
+            (directory / "args.json").write_text(json.dumps(given))
+            return subprocess.CompletedProcess(command, 143, "", "stopped")
+        write_run(directory, given["seed"], given["num_steps"])
+        return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(real_collapse, "run_script", run)
+    monkeypatch.setattr(real_collapse.subprocess, "run", run)
     monkeypatch.setattr(real_collapse, "ROOT", tmp_path)
     (tmp_path / "model").mkdir()
     options = {"tasks": ("sums",), "regimes": ("on-policy",), "model": tmp_path / "model", "out": tmp_path / "out"}
     real_collapse.main(real_collapse.Args(("run",), arms=("nsr",), seeds=(2,), **options))
-    with pytest.raises(SystemExit, match="stopped"):
+    with pytest.raises(SystemExit, match="ended with 143\nstopped"):
         real_collapse.main(real_collapse.Args(arms=("grpo", "nsr"), **options))
     real_collapse.main(real_collapse.Args(arms=("grpo", "nsr"), **options))
-    found = [(script, given["--seed"], "--resume" in given) for script, given in made]
-    first = [("nsr", "2", False), ("grpo", "1", False), ("nsr", "1", False)]
-    assert found == [*first, ("grpo", "2", False), ("grpo", "2", True)]
-    assert {given["--model"] for _, given in made} == {str(tmp_path / "model")}
+    first = [("nsr", 2, False), ("grpo", 1, False), ("nsr", 1, False)]
+    assert made == [*first, ("grpo", 2, False), ("grpo", 2, True)]
     with (tmp_path / "out" / "sums-on-policy.csv").open() as file:
         rows = list(csv.DictReader(file))
     order = [(row["arm"], row["seed"], row["step"]) for row in rows]
@@ -153,6 +160,7 @@ def test_finished_runs_are_rows_and_never_made_again(
     assert "| grpo | 2 | 0.160 ± 0.000 | 0.840 ± 0.000 | 0.020 ± 0.000 | 0.640 ± 0.000 | 1,280 |" in text
     assert "| grpo | 0.250 ± 0.000 | 0.000 ± 0.000 | 1.000 ± 0.000 | 0.500 ± 0.000 | 2.000 ± 0.000 |" in text
     assert "Before training: pass@1 0.010" in text and "keeps pass@k at large k" in text
+    assert "| coverage |" not in text  # of countdown alone
     assert (tmp_path / "out" / "sums-on-policy.png").exists() and not list(tmp_path.rglob("checkpoints"))
     [run, *_] = real_collapse.finished(tmp_path / "out").values()
     assert (run["arm"], run["seconds"], run["threads"], run["commit"]) == ("grpo", "40", "1", "abc")
@@ -163,6 +171,13 @@ def test_finished_runs_are_rows_and_never_made_again(
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"no model in .*benchmarks\.real_model"):
         real_collapse.main(real_collapse.Args(**options | {"model": tmp_path / "none"}))
+
+
+def test_coverage_by_hand() -> None:
+    evaluated = [{"step": 0, "eval/coverage": 0.5}, {"step": 1}, {"step": 2, "eval/coverage": 0.25}]
+    rows = real_collapse.table_rows("grpo", 1, evaluated) + real_collapse.table_rows("grpo", 2, evaluated[:1])
+    assert real_collapse.coverage_table(rows)[-1] == "| grpo | 0.500 ± 0.000 | 0.375 ± 0.177 |"
+    assert real_collapse.coverage_table(real_collapse.table_rows("grpo", 1, [{"step": 0}])) == []
 
 
 @pytest.mark.parametrize("task", real_collapse.TASKS)
