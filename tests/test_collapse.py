@@ -204,8 +204,9 @@ def test_a_run_that_another_process_is_at_is_left_alone(tiny: Args) -> None:
     words = [sys.executable, "-c", f"{holder}; print(1, flush=True); time.sleep(600)", str(directory)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        assert collapse.run(tiny, one) == "left alone: another process is at it"
+        said = collapse.run(tiny, one)
         process.kill()
+    assert said == "left alone: another process is at it"
     assert directory.exists() and not one.file(tiny).exists()
 
 
