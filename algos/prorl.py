@@ -176,6 +176,8 @@ class Args:
     def __post_init__(self) -> None:
         if self.beta == 0 and self.reset_every > 0:
             basics.warn_once("--beta 0 has no reference to anchor anew: --reset-every does nothing, set it to 0 too")
+        elif self.reset_every >= self.num_steps:
+            basics.warn_once("--reset-every is no less than --num-steps: no step follows a reset, the leash is fixed")
 
     # [/algo]
 

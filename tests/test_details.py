@@ -262,7 +262,7 @@ def test_the_page_has_every_pair_of_parts() -> None:
 def test_heads_say_what_was_measured(algorithm: str) -> None:
     """Thousandths of a nat in a head are means over the seeds in the results."""
     (table,) = [one for one in page.pages(RESULTS)["details.html"]["together"] if one["algorithm"] == algorithm]
-    known = {f"{1000 * row[key][0]:+.1f}" for row in table["pairs"] for key in ("first", "second", "both")}
+    known = {f"{1000 * row[key][0]:+.1f}" for row in table["pairs"] for key in ("first", "second", "on_top")}
     head = source(algorithm).partition('"""\n\nimport')[0]
     said = re.findall(r"[+-]\d+\.\d(?=e-3|[ ,;)\n])", head)
     assert said and {*said} <= known, known

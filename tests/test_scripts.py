@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 import common.records
 import common.rollout
 import common.tasks
+from common.basics import warn_once
 from common.batch import Response
 from common.hf import TransformersSampler
 from common.policy import Policy
@@ -128,6 +129,21 @@ def test_script_trains_and_resumes_to_the_bit(name: str, run: Callable, tmp_path
         assert {k: v for k, v in one.items() if "time/" not in k} == {
             k: v for k, v in other.items() if "time/" not in k
         }
+
+
+def test_empg_says_that_no_response_has_a_second_step(run: Callable, capsys) -> None:
+    """Only a rollout tells whether the separator is ever written; without a bonus it does not matter."""
+    words = "no response has a second step: --future-bonus pays nothing"
+    for number, (flags, said) in enumerate(
+        [
+            ({"step_separator": ""}, 0),  # each token is a step
+            ({"step_separator": "never written"}, 1),
+            ({"step_separator": "never written", "future_bonus": 0}, 0),
+        ]
+    ):
+        warn_once.cache_clear()
+        run("empg", str(number), num_steps=2, save_every=0, **flags)
+        assert capsys.readouterr().err.count(words) == said
 
 
 def test_heal_goes_on_with_its_own_general_problems(run: Callable, tmp_path: Path, capsys) -> None:

@@ -61,3 +61,9 @@ def test_says_what_does_nothing(capsys: pytest.CaptureFixture) -> None:
     assert not capsys.readouterr().err
     load("prorl", beta=0.0)
     assert capsys.readouterr().err.count("--reset-every") == 1
+    load("prorl", reset_every=25, num_steps=26)
+    load("prorl", reset_every=0, num_steps=1)
+    load("prorl", beta=0.0, reset_every=0, num_steps=1)
+    assert not capsys.readouterr().err
+    load("prorl", reset_every=25, num_steps=25)  # that reset is after the last step
+    assert "--reset-every is no less than --num-steps" in capsys.readouterr().err

@@ -645,7 +645,8 @@ def together(results: dict) -> list[dict]:
             if len(setting) == 2:
                 rows = [run["pairs"][name] for run in runs]
                 about = {key: average(rows, key) for key in ("cosine", "token_cosine")}
-                about |= {key: interval(row[key] for row in rows) for key in ("first", "second", "both")}
+                about |= {key: interval(row[key] for row in rows) for key in ("first", "second")}
+                about["on_top"] = interval(row["both"] - row["second"] for row in rows)
                 words = [direction(*about[key][1:]) for key in ("first", "second")]
                 about |= {"names": [part.name for part in setting], "words": words, "verdict": pair_verdict(*words)}
                 table["pairs"].append(about)
