@@ -64,7 +64,7 @@ def advance(pool: Pool, x: int, op: str, y: int, result: int) -> Pool:
         item = next(item for item in left if item[0] == value)
         left.remove(item)
         taken.append(item[2])
-    return tuple(sorted([*left, (result, True, join(op, *taken))]))
+    return tuple(sorted([*left, (result, False, join(op, *taken))]))
 
 
 def start(numbers: Iterator[int]) -> Pool:
