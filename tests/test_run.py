@@ -415,12 +415,12 @@ def test_a_resumed_run_still_ends_after_three(train, poison, tmp_path, capsys):
 
 
 def test_loss_that_is_not_finite(train, monkeypatch, tmp_path):
-    """The second minibatch of each step is scored again; a NaN from there reaches the loss."""
-    score, calls = Policy.score, itertools.count()
+    """The second minibatch of each step alone is scored; a NaN from there reaches the loss."""
+    score = Policy.score
 
     def poisoned(self: Policy, *args) -> tuple:
         logprobs, entropy = score(self, *args)
-        return (logprobs * math.nan if next(calls) % 2 else logprobs), entropy
+        return logprobs * math.nan, entropy
 
     monkeypatch.setattr(Policy, "score", poisoned)
     assert train({"num-steps": 2}) == 0
