@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -153,7 +152,7 @@ def load_model(name: str) -> PreTrainedModel:
     options = place_of(name) | {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
     quiet = nullcontext()
     if is_gguf(name):  # unpacked into plain numbers, which can be trained and saved; and without a bar of its own
-        options |= {"quantization_config": GgufConfig(dequantize=True)}
+        options |= {"quantization_config": {"quant_method": "gguf", "dequantize": True}}
         quiet = redirect_stderr(io.StringIO())
     try:
         with quiet:

@@ -34,6 +34,7 @@ from common.verifier import Verifier, check_countdown, read_steps
         ("2+3=5,5*4=20", "4*3=12,12+2=14", False),
         ("6-2=4,4-1=3", "6-1=5,5-2=3", True),
         ("6-2=4,4-1=3", "2-1=1,6-1=5", False),
+        ("2+3=5,5-5=0", "2-5=-3,-3+3=0", True),  # the first 5 is the result, the second the given number
     ],
 )
 def test_which_derivations_are_one(one: str, other: str, same: bool | None) -> None:
