@@ -11,7 +11,7 @@ import torch
 from markupsafe import escape
 
 from benchmarks import details
-from benchmarks.details import VARIANTS, Variant, changed_share, compare, mean_of, on_one_batch, source
+from benchmarks.details import TOGETHER, VARIANTS, Variant, changed_share, compare, mean_of, on_one_batch, source
 from benchmarks.gallery import details as page
 from benchmarks.gallery.site import render
 from tests.sync import algorithms
@@ -82,6 +82,76 @@ def test_inert_settings_are_exactly_inert(monkeypatch: pytest.MonkeyPatch) -> No
     assert results[scale.name]["norm_ratio"] == pytest.approx(10, rel=1e-4)
     assert results[scale.name]["cosine"] == pytest.approx(1) and results[scale.name]["changed"] == 0
     assert len({readings["before"], readings["during"], readings["after"]}) == 3
+
+
+# --- Parts together ---------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_none_each_and_each_two() -> None:
+    parts = [part for part in TOGETHER if part.algorithm == "advanced"]
+    names = [details.name_of(setting) for setting in details.settings(parts)]
+    assert names[0] == "none" and names[1:5] == [part.name for part in parts]
+    assert len(names) == len({*names}) == 1 + 4 + 5  # a controller is not above and below its target at once
+    assert {part.algorithm: part.name for part in TOGETHER if part.name in details.PARENTS.values()} == details.PARENTS
+
+
+@pytest.mark.parametrize("part", TOGETHER, ids=lambda part: part.name)
+def test_flags_leave_out_what_is_not_in_a_setting(part: details.Part) -> None:
+    """All left out it is no default; a part alone has its own flags at the file's defaults, or at those it names."""
+    parts = [other for other in TOGETHER if other.algorithm == part.algorithm]
+    known = {key: getattr(details.load(source(part.algorithm), part.algorithm).Args(), key) for key in part.without}
+    none, alone = details.flags_of((), parts), details.flags_of((part,), parts)
+    assert all(none[key] == part.without[key] != known[key] for key in part.without)
+    assert not alone.keys() & part.without.keys() and part.flags.items() <= alone.items()
+    others = {key for other in parts if other.without != part.without for key in other.without}
+    assert others <= alone.keys()
+
+
+def test_what_two_parts_add_by_hand() -> None:
+    """Gradients and promises of no part, of either, and of both."""
+    one, other = TOGETHER[:2]
+    mb = {"mask": torch.ones(1, 2, dtype=torch.bool), "entropy": torch.tensor([[0.1, 0.3]])}
+    values = {
+        (): ([1.0, 1.0], [0.0, 0.2]),
+        (one,): ([1.0, 3.0], [0.4, 0.2]),
+        (other,): ([2.0, 0.0], [-0.2, 0.2]),
+        (one, other): ([9.0, 9.0], [1.0, 1.0]),
+    }
+    found = {key: (mb, *map(torch.tensor, pair)) for key, pair in values.items()}
+    pair = details.about_pair(found, (one, other))
+    assert pair["cosine"] == pytest.approx(-1 / math.sqrt(2)) and pair["token_cosine"] == pytest.approx(-1)
+    assert [pair[key] for key in ("first", "second", "both")] == pytest.approx([0.2, -0.1, 0.9])
+    about = details.about_setting(found, (one,), other)
+    assert about["cosine"] == pytest.approx(4 / math.sqrt(20)) and about["norm_ratio"] == pytest.approx(math.sqrt(5))
+    assert about["parent_cosine"] == pytest.approx(2 / (2 * math.sqrt(10)))
+    assert about["promised"] == pytest.approx(0.3) and about["entropy"] == pytest.approx(0.2)
+    easy = replace(other, easy=True)
+    found |= {(easy,): found[(other,)], (one, easy): found[(one, other)]}
+    assert details.about_pair(found, (one, easy))["token_cosine"] is None
+
+
+def test_parts_together_on_a_small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs no seeds: the penalty's direction, the controller's sign, and what a part of size 0 is."""
+    for name, value in {"NUM_PROMPTS": 8, "NUM_MINIBATCHES": 4, "LEARNING_RATE": 1e-3}.items():
+        monkeypatch.setattr(details, name, value)  # a rate at which ratios reach the clip in two passes
+    rollouts = details.Rollouts(1, 1)
+    starter, advanced = (details.measure_together(rollouts, name) for name in ("starter", "advanced"))
+    for found, parent in ((starter, "W-REINFORCE"), (advanced, "KL-Cov")):
+        assert found["settings"]["none"]["cosine"] == pytest.approx(1)
+        assert found["settings"][parent]["parent_cosine"] == pytest.approx(1)
+        assert all(row["cosine"] < 0.9999999 for name, row in found["settings"].items() if name != "none")
+    assert {row["entropy"] for row in starter["settings"].values()} == {starter["settings"]["none"]["entropy"]}
+    for name, pair in (starter["pairs"] | advanced["pairs"]).items():  # what is added is a difference of two settings
+        settings = (advanced if "KL-Cov" in name or "curriculum" in name else starter)["settings"]
+        both = settings[name]["promised"] - settings["none"]["promised"]
+        assert pair["both"] == pytest.approx(both, abs=1e-9)
+    above, below = (advanced["settings"][f"controller, 0.1 {side} its target"] for side in ("above", "below"))
+    none, easy = advanced["settings"]["none"], advanced["settings"]["curriculum"]
+    assert none["alpha"] == 0 and above["alpha"] > 0 > below["alpha"]
+    changes = [(row["promised"] - none["promised"]) / row["alpha"] for row in (above, below)]
+    assert changes[0] == pytest.approx(changes[1], rel=1e-3) and changes[0] < 0  # likely tokens pushed up: less entropy
+    assert easy["entropy"] != none["entropy"]
+    assert advanced["pairs"]["KL-Cov + curriculum"]["token_cosine"] is None
 
 
 def test_jobs_share_originals_and_are_known_by_their_text() -> None:
@@ -166,6 +236,38 @@ def test_every_variant_has_a_detail_and_the_page_shows_all() -> None:
         assert detail.line in source(algorithm).splitlines()[int(number) - 1]
     anchors = set(re.findall(r'id="([\w-]+)"', html))
     assert set(re.findall(r'href="#([\w-]+)"', html)) <= anchors
+
+
+def test_words_for_parts_together() -> None:
+    assert page.direction(0.1, 0.2) == "raises entropy" and page.direction(-0.2, -0.1) == "lowers entropy"
+    assert page.direction(-0.1, 0.2) == page.direction(math.nan, math.nan) == "no direction seen"
+    assert page.pair_verdict("raises entropy", "lowers entropy") == "against each other"
+    assert page.pair_verdict("lowers entropy", "lowers entropy") == "the same way"
+    assert page.pair_verdict("no direction seen", "lowers entropy") == "not both have a direction"
+
+
+def test_the_page_has_every_pair_of_parts() -> None:
+    numbers = json.loads((RESULTS / "details.json").read_text())
+    context = page.pages(RESULTS)["details.html"]
+    html = render("details.html", page="details.html", current="details", algorithms=algorithms(), **context)
+    for algorithm, seeds in numbers["together"].items():
+        parts = [part for part in TOGETHER if part.algorithm == algorithm]
+        names = {details.name_of(setting) for setting in details.settings(parts)}
+        assert f'<h3 id="together-{algorithm}">' in html and len(seeds) == 5
+        for row in seeds.values():  # a part that was renamed or added must be measured again
+            assert {*row["settings"]} == names and {*row["pairs"]} == {name for name in names if " + " in name}
+        assert all(f'<th scope="row">{name}' in html for name in names)
+    assert {*numbers["together"]} == {part.algorithm for part in TOGETHER} == {*details.PARENTS}
+
+
+@pytest.mark.parametrize("algorithm", details.PARENTS)
+def test_heads_say_what_was_measured(algorithm: str) -> None:
+    """Thousandths of a nat in a head are means over the seeds in the results."""
+    (table,) = [one for one in page.pages(RESULTS)["details.html"]["together"] if one["algorithm"] == algorithm]
+    known = {f"{1000 * row[key][0]:+.1f}" for row in table["pairs"] for key in ("first", "second", "on_top")}
+    head = source(algorithm).partition('"""\n\nimport')[0]
+    said = re.findall(r"[+-]\d+\.\d(?=e-3|[ ,;)\n])", head)
+    assert said and {*said} <= known, known
 
 
 def test_results_are_those_of_the_variants() -> None:

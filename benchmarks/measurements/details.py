@@ -1,15 +1,19 @@
 """Implementation details that change results, or do not: one changed line at a time, measured on the embedded task.
 
-    python -m benchmarks.details                       # both parts; half an hour on one quiet core
+    python -m benchmarks.details                       # all of it; half an hour on one quiet core
     python -m benchmarks.details --parts batch         # gradients on one batch only: minutes
+    python -m benchmarks.details --parts together      # the methods inside starter.py and advanced.py: minutes
 
 A variant is an algorithm's file with an exact piece of its text replaced; the text must occur exactly once, or the
-command ends, so that a variant cannot go stale in silence. Some variants are flags. Two measurements:
+command ends, so that a variant cannot go stale in silence. Some variants are flags. Three measurements:
 
 - batch: a model that GRPO has trained for a few steps, one rollout of it, eight updates. At the last four minibatches
   (or at the first, where the variant says so) both files differentiate their loss at the same parameters: cosine and
   ratio of norms of the two parameter gradients, and the share of response tokens whose own gradient changes, as means
   over the minibatches.
+- together: the files that put several methods together, on one batch and two passes over it. At the last four
+  minibatches the loss is differentiated without any of these parts, with each alone, and with each two: cosines of the
+  gradients, and what they promise for entropy (what --polarity logs).
 - training: runs of both files with the same seeds. Entropy and reward are means over the last steps' rollouts, pass@1
   is on held-out problems at the end.
 
@@ -32,6 +36,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -49,12 +54,15 @@ from benchmarks.rollouts import Actor, countdown, differentiate, minibatches, sc
 from common.basics import random_seed
 from common.batch import make_batch, take_rows
 from common.loading import load_policy
+from common.metrics import entropy_slopes, promised_change
 from common.policy import Policy
+from common.rollout import easy_first
 
 RUNS = ROOT / "runs" / "details"
 NUM_PROMPTS, NUM_GENERATIONS, NUM_MINIBATCHES = 32, 8, 8
 MICRO_BATCHES = 4  # what a variant with selection per micro-batch cuts a minibatch into
 WARM_STEPS, LEARNING_RATE = 5, 2e-4
+PASSES = 2  # over a batch, for files with several parts: in a first one hardly a ratio reaches a clip
 EVAL_PROBLEMS, EVAL_SAMPLES = 64, 8
 WINDOW = 5  # last steps over which entropy and reward are averaged
 SAME = 0.01  # a token's gradient is unchanged if it is within this share of the original's, up to a common factor
@@ -342,6 +350,48 @@ VARIANTS = (
 )
 
 
+@dataclass(frozen=True, eq=False)  # each is a key of its own
+class Part:
+    """One of the methods that a file puts together, by the flags that leave it out; `flags` are set where it is in."""
+
+    algorithm: str
+    name: str
+    without: dict
+    flags: dict = field(default_factory=dict)
+    easy: bool = False  # its problems are those that a curriculum begins with
+
+
+TOGETHER = (
+    Part("starter", "W-REINFORCE", {"positive_weight": 1.0}),
+    Part("starter", "top fifth", {"top_entropy_ratio": 1.0}),
+    Part("starter", "clip-higher", {"clip_ratio_high": 0.2}),
+    Part("advanced", "KL-Cov", {"kl_cov_coef": 0.0}),
+    # The trained policy's entropy is near 0.26 nats.
+    Part("advanced", "controller, 0.1 above its target", {"kp": 0.0, "ki": 0.0}, {"target_entropy": 0.16}),
+    Part("advanced", "controller, 0.1 below its target", {"kp": 0.0, "ki": 0.0}, {"target_entropy": 0.36}),
+    Part("advanced", "curriculum", {"curriculum_samples": 0}, easy=True),
+)
+PARENTS = {"starter": "W-REINFORCE", "advanced": "KL-Cov"}  # nsr.py and kl_cov.py have this part alone
+
+
+def settings(parts: list[Part]) -> list[tuple[Part, ...]]:
+    """None of the parts, each of them, and each two that are not one and the same part."""
+    pairs = [pair for pair in combinations(parts, 2) if pair[0].without != pair[1].without]
+    return [(), *((part,) for part in parts), *pairs]
+
+
+def name_of(setting: tuple[Part, ...]) -> str:
+    return " + ".join(part.name for part in setting) or "none"
+
+
+def flags_of(setting: tuple[Part, ...], parts: list[Part]) -> dict:
+    """The flags of a file with these parts of all of its parts."""
+    flags = {key: value for part in parts for key, value in part.without.items()}
+    for part in setting:
+        flags = {key: value for key, value in flags.items() if key not in part.without} | part.flags
+    return flags
+
+
 @contextmanager
 def script(text: str, algorithm: str) -> Iterator[Path]:
     """A file of this text in a directory of its own, under the algorithm's name, by which a run calls itself."""
@@ -387,13 +437,13 @@ def changed_share(original: Tensor, variant: Tensor) -> float:
 
 
 def gradient(module: ModuleType, args, policy: Policy, mb: dict, current: tuple[Tensor, Tensor], seed: int) -> tuple:
-    """Flat gradient of all parameters, and d loss / d logprob of the minibatch's response tokens."""
+    """Flat gradient of all parameters, and those of the minibatch's log-probabilities and entropies, (M, T) each."""
     torch.manual_seed(seed)  # Clip-Cov draws its tokens
     _, grads = differentiate(module, current, mb, args)
     policy.backward(mb, *grads)
     flat = torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in parameters(policy)])
     policy.optimizer.zero_grad()
-    return flat, grads[0][mb["mask"]]
+    return flat, grads
 
 
 def parameters(policy: Policy) -> list[Tensor]:
@@ -426,18 +476,31 @@ class Rollouts:
         key = (args.temperature, args.max_response_length)
         if key not in self.kept:
             self.kept[key] = self.sample(4 * NUM_PROMPTS, args, random_seed(self.seed, 0))
-        samples = self.kept[key]
-        groups = [samples[i : i + NUM_GENERATIONS] for i in range(0, len(samples), NUM_GENERATIONS)]
-        if resamples:
-            groups = [group for group in groups if len({sample.verdict.reward for sample in group}) > 1]
-        return make_batch([sample for group in groups[:NUM_PROMPTS] for sample in group])
+        samples = mixed_groups(self.kept[key]) if resamples else self.kept[key]
+        return make_batch(samples[: NUM_PROMPTS * NUM_GENERATIONS])
+
+    def easy_batch(self, args) -> dict:
+        """The first mixed groups of 512 problems in the order that the untrained policy's answers give them."""
+        problems, actor = countdown(self.seed).take(16 * NUM_PROMPTS), Actor(load_policy(None, device="cpu"))
+        how = args, args.curriculum_samples, args.curriculum_by
+        order = easy_first(problems, actor.sampler, actor.verifier, *how)["order"]
+        first = [problems[i] for i in order[: 4 * NUM_PROMPTS]]
+        seed = random_seed(self.seed, 0)
+        samples = Actor(self.warm).sample(first, NUM_GENERATIONS, args.max_response_length, seed, args.temperature)
+        return make_batch(mixed_groups(samples)[: NUM_PROMPTS * NUM_GENERATIONS])
+
+
+def mixed_groups(samples: list) -> list:
+    """The samples of groups whose rewards differ."""
+    groups = [samples[i : i + NUM_GENERATIONS] for i in range(0, len(samples), NUM_GENERATIONS)]
+    return [sample for group in groups if len({s.verdict.reward for s in group}) > 1 for sample in group]
 
 
 def updates(module: ModuleType, args, policy: Policy, batch: dict, seed: int) -> Iterator[tuple[tuple, Callable]]:
     """A rollout's minibatches as the scripts cut them: ((rows, current values), the function that makes the update)."""
     generator = torch.Generator().manual_seed(seed)
-    parts = minibatches(len(batch["mask"]), NUM_GENERATIONS, args.num_minibatches, generator)
-    for number, rows in enumerate(parts):
+    sizes = len(batch["mask"]), NUM_GENERATIONS, args.num_minibatches
+    for number, rows in enumerate(rows for _ in range(args.update_epochs) for rows in minibatches(*sizes, generator)):
         mb = take_rows(batch, rows)
         current = policy.score(mb) if number else (mb["old_logprobs"], mb["entropy"])
 
@@ -478,11 +541,12 @@ def measure_batch(rollouts: Rollouts, variants: list[Variant]) -> dict[str, dict
                 values = theirs["old_logprobs"][rows], theirs["entropy"][rows]
             other.assign_credit(theirs, options, {})
             mb = take_rows(theirs, rows)
-            flat, tokens = gradient(other, options, policy, mb, values, rollouts.seed)
+            flat, grads = gradient(other, options, policy, mb, values, rollouts.seed)
             policy.temperature = args.temperature
+            known, tokens = (by[0][mb["mask"]] for by in (reference[1], grads))
             results.setdefault(variant.name, []).append(
                 compare(reference[0], flat)
-                | {"changed": changed_share(reference[1], tokens), "tokens": len(tokens)}
+                | {"changed": changed_share(known, tokens), "tokens": len(tokens)}
                 | {"truncated": mb["truncated"].double().mean().item()}
             )
         update()
@@ -525,6 +589,86 @@ def on_one_batch(seed: int, warm_steps: int, variants: tuple[Variant, ...] = VAR
     for original in dict.fromkeys(variant.original for variant in variants):
         results |= measure_batch(rollouts, [variant for variant in variants if variant.original == original])
     return results, measure_entropy(rollouts)
+
+
+# --- Parts together ---------------------------------------------------------------------------------------------------
+
+
+def measure_together(rollouts: Rollouts, algorithm: str) -> dict[str, dict]:
+    """`settings` and `pairs` of one file's parts, by name: means over the last four minibatches.
+
+    Up to its minibatch the whole file makes the updates; there every setting is differentiated at one place.
+    """
+    parts = [part for part in TOGETHER if part.algorithm == algorithm]
+    module, tried = load(source(algorithm), algorithm), settings(parts)
+    sizes = {"seed": rollouts.seed, "num_prompts": NUM_PROMPTS, "num_minibatches": NUM_MINIBATCHES}
+    whole, policy = module.Args(**sizes, update_epochs=PASSES), copy.deepcopy(rollouts.warm)
+    drawn = {False: rollouts.batch(whole)}
+    if any(part.easy for part in parts):
+        drawn[True] = rollouts.easy_batch(whole)
+    for batch in drawn.values():
+        batch["old_logprobs"], batch["entropy"] = policy.score(batch)
+        batch["importance"] = torch.ones_like(batch["old_logprobs"])
+        batch |= entropy_slopes(policy, batch)
+    credited = {}
+    for setting in tried:
+        batch, args = dict(drawn[any(part.easy for part in setting)]), module.Args(**sizes | flags_of(setting, parts))
+        module.assign_credit(batch, args, {})
+        credited[setting] = batch, args
+    batch, rows_of_settings, rows_of_pairs = dict(drawn[False]), {}, {}
+    module.assign_credit(batch, whole, {})
+    for number, ((rows, _), update) in enumerate(updates(module, whole, policy, batch, rollouts.seed)):
+        if number >= PASSES * NUM_MINIBATCHES - 4:
+            found = {}
+            for setting, (theirs, args) in credited.items():
+                mb = take_rows(theirs, rows)
+                flat, grads = gradient(module, args, policy, mb, policy.score(mb), rollouts.seed)
+                found[setting] = mb, flat.double(), promised_change(mb, grads)[mb["mask"]].double()
+            parent = next(part for part in parts if part.name == PARENTS[algorithm])
+            for setting in tried:
+                rows_of_settings.setdefault(name_of(setting), []).append(about_setting(found, setting, parent))
+                if len(setting) == 2:
+                    rows_of_pairs.setdefault(name_of(setting), []).append(about_pair(found, setting))
+        update()
+    return {
+        "settings": {name: mean_of(rows) for name, rows in rows_of_settings.items()},
+        "pairs": {name: mean_of(rows) for name, rows in rows_of_pairs.items()},
+    }
+
+
+def about_setting(found: dict, setting: tuple[Part, ...], parent: Part) -> dict[str, float | None]:
+    """What a setting's gradient is beside that without any part, and what it promises.
+
+    `promised` is the change of entropy in first order, as a mean over tokens (nats a unit of learning rate); `entropy`
+    that of its minibatch under the policy that sampled, `alpha` the controller's.
+    """
+    mb, flat, promised = found[setting]
+    beside = compare(found[()][1], flat)
+    return {
+        "cosine": beside["cosine"],
+        "norm_ratio": beside["norm_ratio"],
+        "parent_cosine": compare(found[(parent,)][1], flat)["cosine"],
+        "promised": promised.mean().item(),
+        "entropy": mb["entropy"][mb["mask"]].mean().item(),
+        "alpha": mb.get("alpha"),
+    }
+
+
+def about_pair(found: dict, setting: tuple[Part, ...]) -> dict[str, float | None]:
+    """What either of two parts adds to the loss without any, and what both add.
+
+    `cosine` is between the additions to the gradient, `token_cosine` between those to the change of entropy promised
+    token by token: None where one adds nothing, or where a part has another batch. `first`, `second` and `both` are the
+    additions to the mean of that change.
+    """
+    none, first, second, both = (found[part] for part in ((), setting[:1], setting[1:], setting))
+    means = [one[2].mean().item() - none[2].mean().item() for one in (first, second, both)]
+    same = not any(part.easy for part in setting)
+    return {
+        "cosine": compare(first[1] - none[1], second[1] - none[1])["cosine"],
+        "token_cosine": compare(first[2] - none[2], second[2] - none[2])["cosine"] if same else None,
+        **dict(zip(("first", "second", "both"), means, strict=True)),
+    }
 
 
 # --- In training ------------------------------------------------------------------------------------------------------
@@ -620,11 +764,11 @@ def _train(job: Job) -> None:
 
 @dataclass
 class Args:
-    parts: tuple[str, ...] = ("batch", "training")
+    parts: tuple[str, ...] = ("batch", "together", "training")
     seeds: tuple[int, ...] = (1, 2, 3)
     """of the training runs"""
     batch_seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """of the comparison on one batch"""
+    """of what is measured on one batch"""
     steps: int = 16
     """of a training run"""
     num_prompts: int = 16
@@ -640,7 +784,7 @@ def add(path: Path, results: dict) -> None:
 
 
 def main(args: Args) -> None:
-    check_known("parts", args.parts, ("batch", "training"))
+    check_known("parts", args.parts, ("batch", "together", "training"))
     for variant in VARIANTS:
         variant.text()  # a stale one ends the command before anything is measured
     torch.set_num_threads(1)
@@ -653,6 +797,15 @@ def main(args: Args) -> None:
                 batch.setdefault(name, {})[str(seed)] = row
             print(f"batch, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
         add(args.out, {"batch": batch, "entropy_metric": readings, "batch_made": made(args, warm_steps=WARM_STEPS)})
+    if "together" in args.parts:
+        together: dict[str, dict] = {}
+        for seed in args.batch_seeds:
+            rollouts = Rollouts(seed, WARM_STEPS)
+            for algorithm in PARENTS:
+                together.setdefault(algorithm, {})[str(seed)] = measure_together(rollouts, algorithm)
+            print(f"together, seed {seed}", flush=True)
+        about = made(args, warm_steps=WARM_STEPS, update_epochs=PASSES)
+        add(args.out, {"together": together, "together_made": about})
     if "training" in args.parts:
         plan = jobs(args.seeds, args.steps, args.num_prompts)
         for number, job in enumerate(plan, 1):

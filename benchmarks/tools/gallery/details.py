@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup, escape
 
-from benchmarks.details import VARIANTS, Variant, source
+from benchmarks.details import PARENTS, TOGETHER, VARIANTS, Part, Variant, name_of, settings, source
 from benchmarks.gallery.site import highlighted, source_line
 from benchmarks.report import interval
 
@@ -618,6 +618,56 @@ def readings(results: dict) -> list[dict]:
     return found
 
 
+def direction(low: float, high: float) -> str:
+    """What a part does to the change of entropy promised, by its interval over seeds."""
+    return {"higher": "raises entropy", "lower": "lowers entropy"}.get(effect_word(low, high), "no direction seen")
+
+
+def pair_verdict(first: str, second: str) -> str:
+    """Whether two parts act against each other on entropy, from the direction of each."""
+    if "no direction seen" in (first, second):
+        return "not both have a direction"
+    return "the same way" if first == second else "against each other"
+
+
+def together(results: dict) -> list[dict]:
+    """The files with several parts: every setting beside the loss without any, and every pair, as the seeds have it."""
+    tables = []
+    for algorithm, seeds in results.get("together", {}).items():
+        parts, runs = [part for part in TOGETHER if part.algorithm == algorithm], list(seeds.values())
+        table = {"algorithm": algorithm, "parent": PARENTS[algorithm], "settings": [], "pairs": []}
+        for setting in settings(parts):
+            name = name_of(setting)
+            rows = [run["settings"][name] for run in runs]
+            about = {key: average(rows, key) for key in ("cosine", "norm_ratio", "parent_cosine", "entropy")}
+            promised = interval(row["promised"] for row in rows)
+            table["settings"].append(about | {"name": name, "flags": part_flags(setting), "promised": promised})
+            if len(setting) == 2:
+                rows = [run["pairs"][name] for run in runs]
+                about = {key: average(rows, key) for key in ("cosine", "token_cosine")}
+                about |= {key: interval(row[key] for row in rows) for key in ("first", "second")}
+                about["on_top"] = interval(row["both"] - row["second"] for row in rows)
+                words = [direction(*about[key][1:]) for key in ("first", "second")]
+                about |= {"names": [part.name for part in setting], "words": words, "verdict": pair_verdict(*words)}
+                table["pairs"].append(about)
+        tables.append(table)
+    return tables
+
+
+def average(rows: list[dict], key: str) -> float | None:
+    """Over the seeds that have a number."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return float(np.mean(values)) if values else None
+
+
+def part_flags(setting: tuple[Part, ...]) -> str:
+    """What leaves the only part of a setting out, and what it was measured with."""
+    if len(setting) != 1:
+        return ""
+    spelled = lambda flags: " ".join(f"--{key.replace('_', '-')} {value:g}" for key, value in flags.items())  # noqa: E731
+    return f"out: {spelled(setting[0].without)}" + f"; in: {spelled(setting[0].flags)}" * bool(setting[0].flags)
+
+
 def pages(results: Path) -> dict[str, dict]:
     """The page's context; no page where nothing has been measured."""
     path = results / "details.json"
@@ -656,7 +706,8 @@ def pages(results: Path) -> dict[str, dict]:
         "widest": widest,
         "no_effect": NO_EFFECT,
         "seeds": sorted({int(seed) for runs in numbers.get("batch", {}).values() for seed in runs}),
-        "made": {"batch": numbers.get("batch_made"), "training": numbers.get("training_made")},
+        "together": together(numbers),
+        "made": {part: numbers.get(f"{part}_made") for part in ("batch", "together", "training")},
         "num_intervals": len(intervals),
         "num_seen": sum(one["word"] != NO_EFFECT for one in intervals),
     }
