@@ -243,7 +243,7 @@ def test_words_for_parts_together() -> None:
     assert page.direction(-0.1, 0.2) == page.direction(math.nan, math.nan) == "no direction seen"
     assert page.pair_verdict("raises entropy", "lowers entropy") == "against each other"
     assert page.pair_verdict("lowers entropy", "lowers entropy") == "the same way"
-    assert page.pair_verdict("no direction seen", "lowers entropy") == "not both have a direction"
+    assert page.pair_verdict("no direction seen", "lowers entropy") == "not clear"
 
 
 def test_the_page_has_every_pair_of_parts() -> None:

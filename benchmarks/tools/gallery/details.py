@@ -626,7 +626,7 @@ def direction(low: float, high: float) -> str:
 def pair_verdict(first: str, second: str) -> str:
     """Whether two parts act against each other on entropy, from the direction of each."""
     if "no direction seen" in (first, second):
-        return "not both have a direction"
+        return "not clear"
     return "the same way" if first == second else "against each other"
 
 
