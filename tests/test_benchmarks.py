@@ -216,10 +216,13 @@ def test_scaling_runs(tmp_path: Path) -> None:
     out = tmp_path / "scaling.json"
     shape = "--width 64 --depth 1 --vocabulary 512 --rows 4 --length 4 --repeats 1"
     axes = "--widths 64 128 --depths 1 2 --batches 1 2 --lengths 4 8"
-    printed = run("scaling", *f"{shape} {axes}".split(), "--out", str(out))
+    prompts = "--large 64 2 --both 12 --shares 2 --groups 2"
+    printed = run("scaling", *f"{shape} {axes} {prompts}".split(), "--out", str(out))
     report = json.loads(out.read_text())
     assert [point["processes"] for point in report["ranks"]["points"]] == [1, 2]
     assert [len(point["runs"]) for point in report["ranks"]["points"]] == [1, 2]
+    assert all(point["strangers"] > 0 for point in report["ranks"]["points"])
+    assert [point["prompt"] for point in report["prompts"]["points"]] == [8, 8]
     assert report["slopes"]["axes"].keys() == {"width", "depth", "rows", "length"}
     assert [job["job"]["ranks"] for job in report["paper"]["jobs"]] == [8, 64] and "not measured" in printed
     assert [case["job"]["ranks"] for case in report["fit"]["cases"]] == [case[1] for case in scaling.CASES]

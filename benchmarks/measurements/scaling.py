@@ -1,7 +1,8 @@
 """How a step's cost grows: with ranks, with the model and the batch, and on paper with GPUs that are not here.
 
 - ranks: score, backward and step of one random model on one fixed batch in 1 and 2 processes of torchrun, as many
-  threads each: seconds, and each rank's peak memory above what it held before the model was loaded.
+  threads each: seconds, and each rank's peak memory above what it held before the model was loaded. As a control, as
+  many processes that know nothing of each other, each with its share of the rows: what they lose is the machine's.
 - slopes: seconds of the same three calls against the model's width, its depth, the batch's rows and the responses'
   length, one at a time, and the exponent that fits best: 1 is proportional, 2 quadratic.
 - prompts: seconds of the three calls where a prompt is read once for its group and where it is read for each response,
@@ -23,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -160,12 +162,25 @@ def measure_ranks(args: Args, show: Callable) -> dict:
             found = run_worker(__file__, "ranks", options, args.threads, launcher=launcher)["ranks"]
             # A step is over when its last rank is done.
             seconds = min(max(times) for times in zip(*(rank["seconds"] for rank in found), strict=True))
-            points.append({"processes": processes, "seconds": seconds, "runs": found})
-            show(f"{processes} processes: {seconds:.2f} s per step")
+            alone = seconds if processes == 1 else strangers(options, processes, args.threads)
+            points.append({"processes": processes, "seconds": seconds, "strangers": alone, "runs": found})
+            show(f"{processes} processes: {seconds:.2f} s per step, {alone:.2f} as strangers")
     for point in points:
-        point["speed"] = points[0]["seconds"] / point["seconds"]
+        for name, key in {"speed": "seconds", "strangers_speed": "strangers"}.items():
+            point[name] = points[0]["seconds"] / point[key]
         point["state_bytes"] = BYTES_PER_PARAMETER * model.num_parameters() // point["processes"]
     return {"parameters": model.num_parameters(), "points": points}
+
+
+def strangers(options: dict, processes: int, threads: int) -> float:
+    """Seconds of a step where so many processes share the rows and nothing else: that of the slowest, by its median.
+
+    Each has the whole model and its optimiser, so it does more than a rank with its shard, and waits for nobody.
+    """
+    share = options | {"rows": options["rows"] // processes}
+    with ThreadPoolExecutor(processes) as pool:
+        found = pool.map(lambda _: run_worker(__file__, "ranks", share, threads)["ranks"], range(processes))
+        return max(statistics.median(rank["seconds"]) for (rank,) in found)
 
 
 # --- Slopes -----------------------------------------------------------------------------------------------------------
@@ -467,13 +482,15 @@ def ranks_table(result: dict) -> Table:
         "processes",
         "seconds per step",
         "times as fast",
+        "as strangers",
         "peak MiB of each rank",
         "of which weights, gradients, Adam",
         title=f"ranks: {result['parameters'] / 1e6:.1f} million parameters",
     )
     for point in result["points"]:
         peaks = ", ".join(f"{rank['extra_bytes'] / 2**20:,.0f}" for rank in point["runs"])
-        cells = [str(point["processes"]), f"{point['seconds']:.2f}", f"{point['speed']:.2f}", peaks]
+        cells = [str(point["processes"]), f"{point['seconds']:.2f}", f"{point['speed']:.2f}"]
+        cells += [f"{point['strangers_speed']:.2f}", peaks]
         table.add_row(*cells, f"{point['state_bytes'] / 2**20:,.0f}")
     return table
 
