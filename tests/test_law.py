@@ -76,7 +76,7 @@ def test_page_of_some_runs(tmp_path: Path) -> None:
     keep(tmp_path / "runs", "kl_cov", 101, falling(), falling(), "tuning")
     law.main(law.Args(rows=tmp_path / "runs", out=tmp_path / "out"))
     text = (tmp_path / "out" / "law.md").read_text()
-    assert "first 15% of 4 runs" in text and "kl_cov" not in text
+    assert "in 2 of 4 runs" in text and "kl_cov" not in text
     assert "| off-policy | first 36% | 2 |" in text and "| grpo | off-policy | 2 | 0.40 | 0.90 | 1.00 |" in text
     assert "| 2 of 2 |" in text and "| 0 of 2 |" in text  # of grpo's runs, and of those where nothing moves
     assert (tmp_path / "out" / "law.png").exists()

@@ -163,10 +163,11 @@ def sentences(rows: Sequence[dict]) -> list[str]:
         found = {name: misses(some, name).mean() for name in GUESSES}
         best = min(found, key=found.get)
         above = sum(row["ceiling"] > row["measured"] for row in some)
+        nearer = f"{wins(some)} of {len(some)}"
         lines.append(
-            f"- Fitted on the first {share:.0%} of {len(some)} runs, the guess with the smallest mean error is "
+            f"- Fitted on the first {share:.0%} of a run, the guess with the smallest mean error is "
             f"**{best}** ({found[best]:.3f}). The law, told the entropy at the end, misses by {found['law']:.3f} (with "
-            f"H for exp(H): {found['line in H']:.3f}), and is nearer than both rivals in {wins(some)} runs; the "
+            f"H for exp(H): {found['line in H']:.3f}), and is nearer than both rivals in {nearer} runs; the "
             f"ceiling misses by {found['ceiling']:.3f} and lies above the end in {above}."
         )
     return lines
