@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import plot
-from benchmarks.plot import Group, band, fit_law, load_runs
+from benchmarks.plot import Group, band, load_runs
 from common import InputError
 
 KS = (1, 2, 4)
@@ -87,16 +87,6 @@ def test_band_over_samples_interpolates() -> None:
     assert [line.get_xdata().tolist() for line in axis.lines] == [[0, 10]]
     assert axis.lines[0].get_ydata()[-1] == pytest.approx((1 + 2) / 2)
     plt.close(figure)
-
-
-def test_fit_is_least_squares() -> None:
-    rng = np.random.default_rng(0)
-    entropy = rng.uniform(0.1, 2, 50)
-    reward = 0.9 - 0.2 * np.exp(entropy) + 0.05 * rng.normal(size=50)
-    a, b = fit_law(np.append(entropy, np.nan), np.append(reward, 0.3))
-    design = np.stack([-np.exp(entropy), np.ones(50)], 1)
-    assert (a, b) == pytest.approx(tuple(np.linalg.lstsq(design, reward, rcond=None)[0]))
-    assert np.isnan(fit_law(np.full(9, 0.3), np.arange(9.0))[0]) and np.isnan(fit_law(entropy[:2], reward[:2])[0])
 
 
 def test_axes_and_tables_at_equal_samples(tmp_path) -> None:
