@@ -1,6 +1,7 @@
 """Pictures of any runs: what makes a group, what a band and a fit are, and what is left out with a word."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import plot
 from benchmarks.plot import Group, band, load_runs
+from benchmarks.report import write_csv
 from common import InputError
 
 KS = (1, 2, 4)
@@ -162,17 +164,22 @@ def test_command_writes_pictures_and_tables(tmp_path, capsys) -> None:
         assert data.startswith(b"\x89PNG") if name.endswith("png") else b"<text" in data and b">grpo<" in data
 
 
-def test_tables_of_the_comparison_are_runs_too() -> None:
-    """The same numbers as the report beside them."""
-    path = plot.Path(__file__).parents[1] / "benchmarks" / "results" / "collapse" / "off-policy.csv"
-    groups = load_runs([path])
-    assert len(groups) == 9 and all(len(group.runs) == 5 for group in groups)
-    assert len({group.color for group in groups}) == 9
-    table = plot.end_table(groups)
-    shown = list(zip(*(list(column.cells) for column in table.columns), strict=True))
-    report = (path.parent / "CLAIMS.md").read_text().partition("## Off-policy")[2]
-    for label, _, _, reward, entropy, first, last, samples, _ in shown:
-        assert f"| {label} | 5 | {reward} | {entropy} | {first} | {last} | {samples} |" in report
+def test_tables_of_runs_are_read(tmp_path) -> None:
+    """A group for each arm, with numbers at the end as the table has them."""
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "samples": 8 * step, "tokens": 80 * step, "reward": 0.1 * seed}
+        | {"entropy": 0.2, "pass@1": 0.3 if step in (0, 20) else math.nan, "pass@2": 0.5}
+        for arm in ("grpo", "nsr")
+        for seed in (1, 2)
+        for step in range(21)
+    ]
+    write_csv(tmp_path / "t.csv", rows)
+    groups = load_runs([tmp_path / "t.csv"])
+    assert [(group.label, len(group.runs)) for group in groups] == [("grpo", 2), ("nsr", 2)]
+    assert len({group.color for group in groups}) == 2
+    [label, runs, steps, reward, *_] = [[*column.cells] for column in plot.end_table(groups).columns]
+    assert label == ["grpo", "nsr"] and runs == ["2", "2"] and steps == ["20", "20"]
+    assert reward == ["0.150 ± 0.071"] * 2
 
 
 @pytest.mark.parametrize(

@@ -245,13 +245,14 @@ def test_verdict(low: float, high: float, adjusted: float, direction: int, expec
 def test_without_seeds_there_is_no_verdict() -> None:
     assert verdict(None, NAN, 1, 0.02) == "not run"
     assert verdict(effect_of(np.full((1, 3), 0.4)), NAN, 1, 0.02) == "one seed"
+    assert verdict(effect_of(np.full((2, 1), NAN)), NAN, 1, 0.02) == "not measured"
 
 
 def test_a_table_is_judged_as_a_whole() -> None:
     """An effect that is significant by itself is not beside many others."""
     tests = [(Effect(0.04, 0.01, 0.07, 0.02, 5, "pass@1"), 1)]
     assert readings.judge(tests) == ["reproduced"]
-    others = [(Effect(0.0, -0.01, 0.01, 0.9, 5, "pass@1"), 1), (None, 1), (seen(NAN, NAN, 1), 1)]
+    others = [(Effect(0.0, -0.01, 0.01, 0.9, 5, "pass@1"), 1), (None, 1), (Effect(0.1, NAN, NAN, NAN, 1, "pass@1"), 1)]
     assert readings.judge(tests + 2 * others) == ["inconclusive", *(2 * ["no effect", "not run", "one seed"])]
 
 

@@ -87,7 +87,7 @@ class Run:
             return np.trapezoid(passed, steps, axis=0) / self.horizon
         if outcome.startswith("share of selected"):
             shares = column(self.record, "algo/selected_negative_ratio")
-            return np.array([np.nanmean(shares) - 0.5])
+            return np.array([np.nanmean(shares) - 0.5 if np.isfinite(shares).any() else math.nan])
         entropy = np.interp(step, self.windows, self.training["entropy"])
         return np.array([entropy if outcome == "entropy" else abs(entropy - target)])
 
@@ -315,6 +315,8 @@ def verdict(found: Effect | None, adjusted: float, direction: int, margin: float
     """
     if found is None:
         return "not run"
+    if not math.isfinite(found.mean):
+        return "not measured"
     if found.seeds < 2:
         return "one seed"
     if (found.low > 0 or found.high < 0) and adjusted <= LEVEL:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.plot runs/*
     python -m benchmarks.plot runs/* --by algorithm --out plots --format svg
-    python -m benchmarks.plot benchmarks/results/collapse/off-policy.csv
+    python -m benchmarks.plot table.csv
 
-Takes run directories, finished or not, and tables as benchmarks.collapse writes them. Runs that differ in nothing but
-their seed make one group, named by its algorithm and by those flags that set it apart from the other groups. Writes
+Takes run directories, finished or not, and tables as benchmarks.real_collapse writes them. Runs that differ in nothing
+but their seed make one group, named by its algorithm and by those flags that set it apart from the others. Writes
 
 - steps, samples, tokens: entropy, reward and held-out pass@1 over training steps, responses and tokens sampled. Methods
   that sample more in a step, as DAPO does, are compared fairly on the last two.
