@@ -178,6 +178,7 @@ def test_variance_by_hand() -> None:
     assert two_way_variance(differences[:, :1]) == pytest.approx(8 / 2)
     noise = np.array([[1.0, -1.0], [-1.0, 1.0]])  # both means are 0: the difference of estimates would be negative
     assert two_way_variance(noise) == 0 and two_way_variance(noise + np.array([[0.0], [1.0]])) == pytest.approx(0.25)
+    assert two_way_variance(noise + np.array([0.0, 1.0])) == pytest.approx(0.25)
 
 
 def test_interval_covers_where_seeds_and_problems_are_random() -> None:
