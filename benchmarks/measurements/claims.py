@@ -308,8 +308,8 @@ def sentences(runs: dict[str, Regime]) -> list[str]:
         return ["No run of the comparison is kept yet."]
     done = [arm for arm in planned("off-policy") if arm in off and arm != STOPPED]
     said.append(
-        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, with up to "
-        f"{max(map(len, off.values()), default=0)} seeds each; with one seed there is no verdict."
+        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, with at most "
+        f"{max(map(len, off.values()), default=0)} of their seeds; with one there is no verdict."
     )
     if grpo := [*off.get("grpo", {}).values()]:
         start, end = (
