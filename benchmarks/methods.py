@@ -55,18 +55,18 @@ class Arm:
     base: str = "grpo"  # the arm that it is held against
     flags: dict = field(default_factory=dict)
     knob: tuple[str, tuple] | None = None  # instead of the method's
-    color: str = ""  # in the tables of forty steps
 
 
 @dataclass(frozen=True)
 class Claim:
     """What a paper promises of a method, and how the comparison reads it."""
 
-    promise: str  # "not a claim: ..." is judged as higher or lower
-    reading: str  # key of READINGS in claims.py
+    promise: str
+    outcome: str  # key of OUTCOMES in readings.py
     base: str = ""  # the arm that it is held against; without one, 0
-    number: float = 0  # of the reading: a k, a target
-    direction: int = 1  # -1: the promise is less
+    reading: str = "equal steps"  # key of READINGS in readings.py
+    direction: int = 1  # -1: the promise is less; 0: there is none, and it is judged as higher or lower
+    target: float = 0.0  # of an outcome that is a distance from it
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class Method:
 
 def keeps_entropy(base: str) -> tuple[Claim, Claim]:
     promise = "entropy does not collapse"
-    return Claim(promise, "entropy at the end", base), Claim(promise, "entropy at equal reward", base)
+    return Claim(promise, "entropy", base), Claim(promise, "entropy", base, "equal reward")
 
 
 def better(base: str) -> Claim:
-    return Claim("better at equal steps", "pass@k", base, 1)
+    return Claim("better at equal steps", "pass@1", base)
 
 
 # GRPO in the forms that methods start from.
@@ -117,8 +117,12 @@ TOKENS_HIGHER = "grpo, token mean, clip-higher"
 COVARIANCE = (
     *keeps_entropy(MIXED),
     better(MIXED),
-    Claim("not a claim: keeps what many samples can reach", "pass@k", MIXED, 32),
-    Claim("its tokens are likely ones of good responses (abstract)", "selected negative share", direction=-1),
+    Claim("not a claim: keeps what many samples can reach", "pass@32", MIXED, direction=0),
+    Claim(
+        "its tokens are likely ones of good responses (abstract)",
+        "share of selected tokens with A < 0, less 1/2",
+        direction=-1,
+    ),
 )
 SAME_CREDIT = Exercise("easy", "A_j, as in GRPO", "the same credit in another file: what the method leaves as it was")
 
@@ -146,7 +150,7 @@ METHODS = {
         },
         tried=({"beta": 0.1}, {"entropy_coef": 0.1}, {"clip_ratio_high": 0.28}),
         arms={
-            "grpo": Arm("", color="#22303c"),
+            "grpo": Arm(""),
             HIGHER: Arm(flags={"clip_ratio_high": 0.28}),
             "grpo, entropy bonus": Arm(knob=("entropy_coef", (0.003, 0.01, 0.03))),
             "grpo, KL to the start": Arm(knob=("beta", (0.01, 0.05))),
@@ -181,8 +185,8 @@ METHODS = {
         acts={"overlong_buffer_length": 3},
         tried=({"max_resample": 0}, {"overlong_penalty_factor": 0.5}, {"overlong_buffer_length": 0}),
         arms={
-            MIXED: Arm(flags={"clip_ratio_high": 0.2, "overlong_buffer_length": 0}, color="#8a97a3"),
-            "dapo": Arm(color="#d9730d"),
+            MIXED: Arm(flags={"clip_ratio_high": 0.2, "overlong_buffer_length": 0}),
+            "dapo": Arm(),
             MIXED_HIGHER: Arm(flags={"clip_ratio_high": 0.28, "overlong_buffer_length": 0}),
             TOKENS: Arm(flags={"clip_ratio_high": 0.2, "overlong_buffer_length": 0, "max_resample": 0}),
             TOKENS_HIGHER: Arm(flags={"clip_ratio_high": 0.28, "overlong_buffer_length": 0, "max_resample": 0}),
@@ -192,7 +196,7 @@ METHODS = {
         claims=(
             *keeps_entropy("grpo"),
             better("grpo"),
-            Claim("not a claim: the same at equal samples", "pass@1 at equal samples", "grpo"),
+            Claim("not a claim: the same at equal samples", "pass@1", "grpo", "equal samples", direction=0),
         ),
     ),
     "clip_cov": Method(
@@ -218,7 +222,7 @@ METHODS = {
         draws="clip_cov_ratio",
         statuses={"o": "drawn from the tokens inside the covariance window: no gradient"},
         arms={
-            "clip_cov": Arm(MIXED, color="#2563a8"),
+            "clip_cov": Arm(MIXED),
             "clip_cov, random selection": Arm(MIXED, {"random_selection": True}),
         },
         active=("algo/selected_ratio",),
@@ -248,7 +252,7 @@ METHODS = {
         needs_spread=True,  # all covariances are 0 without: which tokens are largest is undefined
         masks={"selected": "h"},
         arms={
-            "kl_cov": Arm(MIXED, color="#5aa9e6"),
+            "kl_cov": Arm(MIXED),
             "kl_cov, random selection": Arm(MIXED, {"random_selection": True}),
             "kl_cov, annealed": Arm(MIXED, {"kl_cov_anneal": True}),
         },
@@ -284,13 +288,13 @@ METHODS = {
             "t": "selected, being among the largest entropies of its minibatch: carries the gradient",
         },
         arms={
-            "forking_tokens": Arm("dapo", color="#2e8b57"),
+            "forking_tokens": Arm("dapo"),
             "forking_tokens, random selection": Arm("dapo", {"random_selection": True}),
             "forking_tokens, by response": Arm("dapo", {"entropy_scope": "response"}),
         },
         active=("algo/selected_ratio",),
         knob=("top_entropy_ratio", (0.2, 0.5)),
-        claims=(Claim("better with a fifth of the tokens", "pass@k", "dapo", 1), *keeps_entropy("dapo")),
+        claims=(Claim("better with a fifth of the tokens", "pass@1", "dapo"), *keeps_entropy("dapo")),
     ),
     "nsr": Method(
         family="sample weight",
@@ -315,15 +319,15 @@ METHODS = {
         tried=({"positive_weight": 0.0}, {"positive_weight": 1.0, "negative_weight": 0.0}, {"entropy_coef": 0.1}),
         binary_rewards=True,
         arms={
-            "nsr": Arm(color="#b8433f"),
+            "nsr": Arm(),
             "nsr, right alone": Arm(flags={"positive_weight": 1.0, "negative_weight": 0.0}),
             "nsr, wrong alone": Arm(flags={"positive_weight": 0.0}),
             "nsr, both alike": Arm(flags={"positive_weight": 1.0}),
         },
         knob=("positive_weight", (0.1, 0.3)),
         claims=(
-            Claim("keeps pass@k at large k", "pass@k", "grpo", 32),
-            Claim("as good at k = 1", "pass@k", "grpo", 1),
+            Claim("keeps pass@k at large k", "pass@32", "grpo"),
+            Claim("as good at k = 1", "pass@1", "grpo"),
             *keeps_entropy("grpo"),
         ),
     ),
@@ -350,11 +354,13 @@ METHODS = {
         acts={"target_entropy": 0.9, "high_prob_threshold": 0.5},
         tried=({"kp": 0.0, "ki": 0.0}, {"kp": 30.0}, {"kp": 0.5, "ki": 1.0}, {"high_prob_threshold": 1.0}),
         masks={"likely": "l"},
-        arms={"entropic": Arm(TOKENS, color="#7d4fa8")},
+        arms={"entropic": Arm(TOKENS)},
         active=("algo/alpha", "algo/authority"),
         knob=("kp", (1.0, 10.0)),
         claims=(
-            Claim("holds entropy at its target", "distance from a target", "grpo", 0.25, direction=-1),
+            Claim(
+                "holds entropy at its target", "distance of entropy from a target", "grpo", direction=-1, target=0.25
+            ),
             better("grpo"),
         ),
     ),
@@ -377,7 +383,7 @@ METHODS = {
                 "the policy gradient as it stands, without ratio or clip",
             ),
         },
-        arms={"opo": Arm(color="#c2a200")},
+        arms={"opo": Arm()},
         active=("algo/baseline_shift",),
         one_update=True,
         claims=(*keeps_entropy("grpo"), better("grpo")),

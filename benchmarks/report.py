@@ -1,6 +1,9 @@
-"""How the benchmarks write numbers: mean and spread over seeds, intervals, tables in Markdown."""
+"""How the benchmarks write numbers: mean and spread over seeds, intervals, tables in Markdown and as csv."""
 
+import csv
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -36,5 +39,14 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """The lines of a table."""
-    head, *body = (f"| {' | '.join(map(str, cells))} |".replace("|  |", "| |") for cells in (heads, *rows))
+    head, *body = (re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(map(str, cells))} |") for cells in (heads, *rows))
     return [head, "|---" * len(heads) + "|", *body]
+
+
+def write_csv(path: Path, rows: Sequence[dict]) -> None:
+    """Rows of the same keys as a table; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

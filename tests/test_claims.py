@@ -1,115 +1,149 @@
-"""The arithmetic behind benchmarks/results/collapse: intervals, verdicts, matched reward, the law, the theorem."""
+"""benchmarks.claims on made-up runs: any part of them makes a page, its words follow from the numbers by rule."""
 
-import math
+import json
+import re
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import claims
-from benchmarks.claims import Runs, interval, law, rank, theorem_lines, verdict
+from benchmarks.claims import Args
+from benchmarks.collapse import ARMS, ON_POLICY
+from benchmarks.readings import STOPPED, load
+from tests.test_readings import record
 
 
-def rows(arm: str, seed: int, reward: np.ndarray, entropy: np.ndarray, samples: int = 10) -> list[dict]:
-    """A run as the csv files hold it: an evaluation at step 0 and at the end, training in between."""
-    blank = dict.fromkeys([*claims.COLUMNS, "samples", "tokens"], math.nan)
-    out = [blank | {"arm": arm, "seed": seed, "step": 0, "samples": 0, "pass@1": 0.1, "pass@32": 0.9}]
-    for step, (r, h) in enumerate(zip(reward, entropy, strict=True), 1):
-        out.append(
-            blank | {"arm": arm, "seed": seed, "step": step, "samples": step * samples, "reward": r, "entropy": h}
-        )
-    out[-1] |= {"pass@1": 0.1 + 0.1 * seed, "pass@32": 0.8}
-    return out
+def keep(rows: Path, arm: str, seeds: int = 3, regime: str = "off-policy", **training) -> None:
+    """Runs of an arm; those of clip_cov end with one more of four samples right, and with a bit more entropy."""
+    for seed in range(1, seeds + 1):
+        right = [[2, 1], [3, 2], [4 if arm == "clip_cov" else 3, 1]]
+        columns = {
+            "entropy": 0.2 + 0.001 * seed * (arm == "clip_cov"),
+            "length": 14.0,
+            "policy_entropy": 0.25,
+        } | training
+        one = record(right, arm, seed, **columns) | {"torch": "2.0", "group": regime, "steps": 100}
+        for evaluation in one["evaluations"]:
+            evaluation["entropy"] = 0.3
+        (rows / regime).mkdir(parents=True, exist_ok=True)
+        (rows / regime / f"{arm.replace(', ', '-').replace(' ', '-')}-s{seed}.json").write_text(json.dumps(one))
 
 
-def two_arms() -> Runs:
-    """kl_cov learns as its baseline does and keeps 0.1 nats more; its third seed is not finished."""
-    ramp = np.linspace(0.1, 0.5, 40)
-    data = []
-    for seed in (1, 2, 3):
-        data += rows("grpo, mixed groups", seed, ramp, 0.5 - ramp / 2 + seed / 100)
-    for seed in (1, 2):
-        data += rows("kl_cov", seed, ramp, 0.6 - ramp / 2 + seed / 100, samples=20)
-    return Runs(data)
+def made(tmp_path: Path) -> str:
+    claims.main(Args(rows=tmp_path / "rows", out=tmp_path / "out"))
+    return (tmp_path / "out" / "CLAIMS.md").read_text()
 
 
-def test_interval_is_students() -> None:
-    """Five numbers of mean 3 and standard deviation sqrt(2.5): half width 2.776 sqrt(2.5 / 5)."""
-    mean, low, high = interval([1, 2, 3, 4, 5])
-    assert mean == 3 and high - 3 == pytest.approx(2.776 * math.sqrt(0.5)) and 3 - low == pytest.approx(high - 3)
-    assert math.isnan(interval([1.0, math.nan])[1])  # one seed has no interval
+def test_without_runs_there_is_a_page_that_says_so(tmp_path: Path) -> None:
+    text = made(tmp_path)
+    assert text.count("No run") == 3 and "reproduced |" not in text
+    assert "off-policy, not run: grpo; grpo, clip-higher" in text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["CLAIMS.md"]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "direction", "expected"),
-    [
-        (0.1, 0.2, 1, "reproduced"),
-        (0.1, 0.2, -1, "contradicted"),
-        (-0.2, -0.1, 1, "contradicted"),
-        (-0.2, -0.1, -1, "reproduced"),
-        (-0.1, 0.2, 1, "not seen"),
-        (math.nan, math.nan, 1, "not seen"),
-    ],
-)
-def test_verdict(low: float, high: float, direction: int, expected: str) -> None:
-    assert verdict(low, high, direction) == expected
+def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
+    """One seed of some, three of others, and a method whose base is missing."""
+    keep(tmp_path / "rows", "grpo", 1)
+    keep(tmp_path / "rows", "grpo, mixed groups")
+    keep(tmp_path / "rows", "clip_cov", **{"algo/selected_ratio": 0.02, "algo/selected_negative_ratio": 0.9})
+    keep(tmp_path / "rows", "clip_cov, random selection")
+    keep(tmp_path / "rows", "forking_tokens", 1)
+    keep(tmp_path / "rows", "opo", 1, "on-policy")
+    text = made(tmp_path)
+    assert "| off-policy | nsr | keeps pass@k at large k | | | | not run |" in text
+    assert re.search(
+        r"\| opo \| better at equal steps \| pass@1 at step 100, less grpo \| \+0\.000 \| 1 \| one seed", text
+    )
+    assert re.search(r"\| clip_cov \| its tokens.*\+0\.400 \(\+0\.400 to \+0\.400\) \| 3 \| contradicted \|", text)
+    assert "| forking_tokens | dapo | 1, base not run |" in text
+    assert (
+        f"| {STOPPED} | grpo | 1 | -0.000 one seed |" in text or f"| {STOPPED} | grpo | 1 | +0.125 one seed |" in text
+    )
+    assert "clip_cov (3 of 5)" in text and "grpo (1 of 5)" in text and "forking_tokens (1 of 5)" in text
+    names = {f"{regime}-{name}.png" for regime in ("off-policy", "on-policy") for name in claims.FIGURES}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == names
+    shown = text.partition("\n- ")[2].partition("\n\n")[0].split("\n")
+    assert 3 <= len(shown) <= 10 and f"6 of the {len(ARMS)} arms" in shown[0]
 
 
-def test_only_seeds_that_both_have_are_compared() -> None:
-    runs = two_arms()
-    assert runs.seeds("kl_cov", "grpo, mixed groups") == [1, 2] and runs.seeds("grpo, mixed groups") == [1, 2, 3]
-    assert runs.seeds("kl_cov", "opo") == []
-
-
-def test_entropy_at_matched_reward() -> None:
-    runs = two_arms()
-    level = runs.common_reward("kl_cov", "grpo, mixed groups")
-    assert level == pytest.approx(0.47)  # the highest smoothed reward, rounded down
-    for seed in (1, 2):
-        gap = runs.at_reward("kl_cov", seed, "entropy", level) - runs.at_reward(
-            "grpo, mixed groups", seed, "entropy", level
-        )
-        assert gap == pytest.approx(0.1)
-    assert math.isnan(runs.at_reward("kl_cov", 1, "entropy", 0.9))
-
-
-def test_equal_samples_interpolates_between_evaluations() -> None:
-    runs = two_arms()
-    assert runs.at_samples("kl_cov", 2, "pass@1", 400) == pytest.approx(0.2)  # half way from 0.1 to 0.3
-    assert runs.at_samples("kl_cov", 2, "pass@1", 800) == pytest.approx(0.3)
-
-
-def test_claims_judge_what_is_there() -> None:
-    found = {(arm, reading): (effect, word) for arm, _, reading, effect, word in claims.claims(two_arms())}
-    effect, word = found["kl_cov", "entropy at the last steps, less grpo, mixed groups"]
-    assert effect[0] == pytest.approx(0.1) and word == "reproduced"
-    assert {arm for arm, _ in found} == {"kl_cov"}  # nothing is said of methods without runs
-
-
-def test_law_beats_its_rivals_where_it_holds() -> None:
-    entropy = np.linspace(1.5, 0.1, 100)
-    errors = law({"reward": 2 - 0.4 * np.exp(entropy), "entropy": entropy}, 0.15)
-    assert errors["R = -a exp(H) + b"] < 1e-10
-    assert 0.01 < errors["straight line in H"] < errors["last value"]
-    straight = law({"reward": 1 - 0.4 * entropy, "entropy": entropy}, 0.36)
-    assert straight["straight line in H"] < 1e-10 < straight["R = -a exp(H) + b"]
-
-
-def test_theorem_table() -> None:
-    assert rank(np.array([0.3, -1.0, 7.0])).tolist() == [1, 0, 2]
-    values = np.array([-3.0, -1.0, 2.0, 4.0])
-    data = [
-        {"seed": seed, "minus_covariance": v, "entropy_change": v**3 * sign}
-        for seed, sign in ((1, 1), (2, -1))
-        for v in values
+def test_words_follow_the_numbers(tmp_path: Path) -> None:
+    """clip_cov ends higher by one sample in four of the first problem; its control is where its base is."""
+    rows = tmp_path / "rows"
+    for arm in ("grpo, mixed groups", "clip_cov", "clip_cov, random selection"):
+        keep(rows, arm)
+    runs = load(rows)["off-policy"]
+    judged = {
+        one.found.outcome: one for one in claims.against_bases(runs, "off-policy")["clip_cov", "grpo, mixed groups"]
+    }
+    assert judged["pass@1"].found.mean == pytest.approx(0.125)
+    assert judged["entropy"].found.mean == pytest.approx(0.002)
+    same = claims.against_bases(runs, "off-policy")["clip_cov, random selection", "grpo, mixed groups"]
+    assert {one.verdict for one in same} == {"no effect"} and not any(one.says_more for one in same)
+    [row] = [
+        line for line in claims.control_table(runs, claims.against_controls(runs, "off-policy")) if "clip_cov" in line
     ]
-    text = "\n".join(theorem_lines(data))
-    assert "same sign | 0.50 | 1.00, 0.00" in text and "Spearman | 0.00 | 1.00, -1.00" in text
+    assert row.count("+0.125") == 1
 
 
-def test_readme_shows_the_tables_of_the_report() -> None:
-    """Numbers in the README are those of the last report."""
-    readme, page = claims.ROOT / "README.md", claims.RESULTS / "CLAIMS.md"
-    shown = readme.read_text().partition("<!-- claims -->")[2].partition("<!-- /claims -->")[0]
-    section = page.read_text().partition("## Off-policy")[2].partition("## On-policy")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")]
-    assert len(rows) > 10 and [line for line in shown.splitlines() if line.startswith("| ")] == rows
+def test_a_method_that_is_its_control_has_not_shown_its_idea(tmp_path: Path) -> None:
+    for arm in ("kl_cov", "kl_cov, random selection", "kl_cov, annealed", "grpo, mixed groups"):
+        keep(tmp_path / "rows", arm)
+    runs = load(tmp_path / "rows")["off-policy"]
+    table = "\n".join(claims.control_table(runs, claims.against_controls(runs, "off-policy")))
+    assert re.search(r"kl_cov, random selection .* idea not shown \|", table)
+    assert re.search(r"kl_cov, annealed .* no difference shown \|", table)
+    assert any("1 do not differ from it: `kl_cov`" in line for line in claims.sentences(load(tmp_path / "rows")))
+
+
+def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:
+    """An inconclusive effect within twice the margin; what is conclusive, far, or has other numbers of seeds is not."""
+    rows = tmp_path / "rows"
+    for arm, seeds in (("grpo", 5), ("maxrl", 3), ("passk", 3), ("grpo, token mean, clip-higher", 2), ("sapo", 5)):
+        keep(rows, arm, seeds)
+    for path in (rows / "off-policy" / f"{arm}-s{seed}.json" for arm in ("maxrl", "sapo") for seed in (1, 2, 3)):
+        one = json.loads(path.read_text())
+        one["training"]["entropy"] = [0.18 + 0.02 * one["seed"]] * 20
+        path.write_text(json.dumps(one))
+    assert claims.seeds_due(load(rows)["off-policy"]) == ["maxrl (entropy)"]
+
+
+def test_destroyed_and_ended_runs_are_shown(tmp_path: Path) -> None:
+    keep(tmp_path / "rows", "grpo", 1)
+    path = tmp_path / "rows" / "off-policy" / "grpo-s1.json"
+    one = record([[4, 4], [4, 3], [1, 2]], length=14.0) | {"torch": "2.1", "steps": 100, "ended": "error: not finite"}
+    for evaluation in one["evaluations"]:
+        evaluation["entropy"] = 0.3
+    path.write_text(json.dumps(one))
+    keep(tmp_path / "rows", "nsr", 1)
+    text = made(tmp_path)
+    assert "| grpo | seed 1: 100 | seed 1, step 100: error: not finite |" in text
+    assert "Runs with pass@1 under half of the start's: `grpo`." in text
+    assert "2.0, 2.1, WHICH ARE NOT ONE VERSION" in text
+
+
+def test_the_value_that_is_kept_is_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "rows" / "tuning"
+    folder.mkdir(parents=True)
+    for value, right in ((0.02, [3, 3]), (0.1, [2, 2])):
+        one = record([[1, 1], right], "kl_cov", 101) | {"ended": None}
+        one["evaluations"][-1] |= {"pass@1": right[0] / 4, "pass@32": 0.9, "coverage": 0.8}
+        (folder / f"kl_cov-kl_cov_ratio={value}-s101.json").write_text(json.dumps(one))
+    (folder / "nsr-positive_weight=0.1-s101.json").write_text(
+        (folder / "kl_cov-kl_cov_ratio=0.1-s101.json").read_text()
+    )
+    text = made(tmp_path)
+    assert "| kl_cov | kl_cov_ratio=0.02 | 0.750 | 0.900 | 0.800 | 0.200 | kept |" in text
+    assert "| kl_cov | kl_cov_ratio=0.1 | 0.500 | 0.900 | 0.800 | 0.200 | |" in text
+    assert "| nsr | positive_weight=0.1 | 0.500 | 0.900 | 0.800 | 0.200 | the other is not run |" in text
+
+
+def test_readme_shows_the_first_table_of_the_page() -> None:
+    """Numbers in the README are those of the last report; where nothing was run, it says so."""
+    shown = (claims.ROOT / "README.md").read_text().partition("<!-- claims -->")[2].partition("<!-- /claims -->")[0]
+    page = (claims.RESULTS / "CLAIMS.md").read_text().partition("## Off-policy")[2].partition("## On-policy")[0]
+    rows = [line for line in shown.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(ON_POLICY)
+    for row in rows[1:]:
+        assert row in page or "| not run |" in row
+    picture = re.search(r"!\[.*\]\((.*)\)", shown)
+    assert bool(picture) == ("No run is kept yet" not in page) and (not picture or (claims.ROOT / picture[1]).exists())

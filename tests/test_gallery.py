@@ -8,22 +8,24 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pytest
 
 from benchmarks import methods
 from benchmarks.gallery import algorithms, charts, diffs, equations, site
 from benchmarks.gallery.__main__ import check_out
 from benchmarks.gallery.equations import NotReadable, to_latex
-from benchmarks.gallery.pages import REGION_TITLES, are_kin, ordered, pages
-from benchmarks.report import plus_minus
+from benchmarks.gallery.pages import REGION_TITLES, algorithm_page, are_kin, curves, judged_by_method, ordered, pages
+from benchmarks.readings import load
 from tests import sync
+from tests.test_claims import keep
 
 NAMES = sync.algorithms()
 RESULTS = sync.ROOT / "benchmarks" / "results"
@@ -448,51 +450,58 @@ def test_stretches_keep_three_lines_and_fold_the_rest() -> None:
 # --- Curves and claims ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("regime", charts.REGIMES)
-def test_curves_end_where_the_report_says(regime: str) -> None:
-    """Reward, entropy and pass@k at the end, of every arm, as CLAIMS.md has them from benchmarks.collapse."""
-    section = (RESULTS / "collapse" / "CLAIMS.md").read_text().partition(f"## {regime.capitalize()}:")[2]
-    summary = charts.tables(section)[0]
-    arms = charts.read(RESULTS / "collapse" / f"{regime}.csv")
-    assert {row["arm"] for row in summary} == set(arms)
-    for row in summary:
-        arm = arms[row["arm"]]
-        assert plus_minus(arm.entropy[:, -charts.WINDOW :].mean(1)) == row["entropy"]
-        assert plus_minus(arm.reward[:, -charts.WINDOW :].mean(1)) == row["reward"]
-        assert [plus_minus(arm.after[:, at]) for at in (0, -1)] == [row["pass@1"], row["pass@32"]]
+def method_pages(rows: Path, names: Iterable[str]) -> dict[str, Node]:
+    """Pages of some methods beside the comparison's runs in a folder."""
+    everything, runs = algorithms.load_all(), load(rows)
+    judged = judged_by_method(runs)
+    found = {}
+    for name in names:
+        one = everything[name]
+        context = algorithm_page(one, everything, curves(one, runs, judged))
+        found[name] = Tree(site.render("algorithm.html", root="../", algorithms=NAMES, **context)).root
+    return found
 
 
-def test_charts_say_their_numbers(trees: dict) -> None:
-    shown = list(trees["algorithms/kl_cov.html"].all("svg", "chart"))
-    assert len(shown) == 6
-    about = next(shown[0].all("desc")).text
-    assert "kl_cov: 0.280 ± 0.002 in the first 9 steps, 0.233 ± 0.004 in the last 9, 5 seeds." in about
-    assert "dapo:" in about and "grpo, mixed groups:" in about  # its parent, and what its claims are held against
-    raw = [svg.text for svg in shown]
-    assert all("step" in text or "k" in text for text in raw)
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Node]:
+    """A comparison of which only these are run, off-policy."""
+    rows = tmp_path_factory.mktemp("rows")
+    for arm, seeds in (("grpo", 2), ("grpo, mixed groups", 3), ("kl_cov", 3), ("nsr", 1)):
+        keep(rows, arm, seeds, entropy=[*np.linspace(0.3, 0.11, 20)])
+    return method_pages(rows, ("grpo", "kl_cov", "nsr", "opo"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_all_claims_of_a_method_are_on_its_page(trees: dict, name: str) -> None:
-    claims = charts.claims(RESULTS / "collapse" / "CLAIMS.md")
-    expected = [
-        [row["claim"], row["read here as"], row["effect (95 % over seeds)"], row["verdict"]]
-        for regime in charts.REGIMES
-        for row in claims[regime]
-        if row["method"] == name
-    ]
-    tables = trees[f"algorithms/{name}.html"].all("table", "claims")
-    shown = [[cell.text for cell in row.all("td")] for table in tables for row in table.all("tr")]
-    assert [row for row in shown if row] == expected
-    assert bool(expected) == bool(methods.method(name).claims)
+def test_charts_say_their_numbers(compared: dict) -> None:
+    about = [next(svg.all("desc")).text for svg in compared["kl_cov"].all("svg", "chart")]
+    shown = [text for text in about if "at first" in text]
+    assert len(shown) == 4  # the primary outcomes of the one regime that was run
+    assert shown[0].startswith("kl_cov: 0.375 ± 0.000 at first, 0.500 ± 0.000 at the end, 3 seeds.")
+    assert shown[3].startswith("kl_cov: 0.280 ± 0.000 at first, 0.130 ± 0.000 at the end, 3 seeds.")
+    assert all("grpo, mixed groups: " in text for text in shown)  # its base
+    assert not [svg for svg in compared["opo"].all("svg", "chart") if "at first" in next(svg.all("desc")).text]
+
+
+def test_all_that_is_judged_is_on_the_page(compared: dict) -> None:
+    def verdicts(name: str) -> list[list[str]]:
+        tables = compared[name].all("table", "claims")
+        rows = [[cell.text for cell in row.all("td")] for table in tables for row in table.all("tr")]
+        return [row for row in rows if row]
+
+    promised = len(methods.method("kl_cov").claims)
+    found = verdicts("kl_cov")
+    assert len(found) == 2 * promised + len(charts.MARGINS)
+    assert found[2] == ["better at equal steps", "pass@1 at step 100, less grpo, mixed groups", *found[2][2:]]
+    assert found[2][2:] == ["+0.000 (+0.000 to +0.000)", "no effect"]
+    assert [row[1].partition(" at")[0] for row in found[promised : promised + 4]] == [*charts.MARGINS]
+    assert {row[3] for row in found[-promised:]} == {"not run"}
+    assert {row[3] for row in verdicts("nsr")} == {"one seed", "not run"} and verdicts("grpo") == []
+    assert {row[3] for row in verdicts("opo")} == {"not run"}
 
 
 def test_missing_results_are_said(tmp_path: Path) -> None:
-    text = site.render(
-        "algorithm.html", root="../", algorithms=NAMES, **pages(tmp_path)["algorithms/kl_cov.html"].context
-    )
-    assert text.count("No runs of KL-Cov in this regime") == 2 and text.count("No verdicts in this regime yet") == 2
-    assert 'class="chart"' not in text
+    text = method_pages(tmp_path, ["steer"])["steer"].text
+    assert text.count("STEER is not run yet in this regime") == 2 and text.count("No verdicts in this regime yet") == 2
+    assert "at first" not in text
 
 
 # --- Pages ------------------------------------------------------------------------------------------------------------

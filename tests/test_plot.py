@@ -1,6 +1,7 @@
 """Pictures of any runs: what makes a group, what a band and a fit are, and what is left out with a word."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import plot
-from benchmarks.plot import Group, band, fit_law, load_runs
+from benchmarks.plot import Group, band, load_runs
+from benchmarks.report import write_csv
 from common import InputError
 
 KS = (1, 2, 4)
@@ -89,16 +91,6 @@ def test_band_over_samples_interpolates() -> None:
     plt.close(figure)
 
 
-def test_fit_is_least_squares() -> None:
-    rng = np.random.default_rng(0)
-    entropy = rng.uniform(0.1, 2, 50)
-    reward = 0.9 - 0.2 * np.exp(entropy) + 0.05 * rng.normal(size=50)
-    a, b = fit_law(np.append(entropy, np.nan), np.append(reward, 0.3))
-    design = np.stack([-np.exp(entropy), np.ones(50)], 1)
-    assert (a, b) == pytest.approx(tuple(np.linalg.lstsq(design, reward, rcond=None)[0]))
-    assert np.isnan(fit_law(np.full(9, 0.3), np.arange(9.0))[0]) and np.isnan(fit_law(entropy[:2], reward[:2])[0])
-
-
 def test_axes_and_tables_at_equal_samples(tmp_path) -> None:
     runs = [write_run(tmp_path, f"g{s}", "grpo", s) for s in (1, 2)]
     runs += [write_run(tmp_path, f"d{s}", "dapo", s) for s in (1, 2)]
@@ -172,17 +164,22 @@ def test_command_writes_pictures_and_tables(tmp_path, capsys) -> None:
         assert data.startswith(b"\x89PNG") if name.endswith("png") else b"<text" in data and b">grpo<" in data
 
 
-def test_tables_of_the_comparison_are_runs_too() -> None:
-    """The same numbers as the report beside them."""
-    path = plot.Path(__file__).parents[1] / "benchmarks" / "results" / "collapse" / "off-policy.csv"
-    groups = load_runs([path])
-    assert len(groups) == 9 and all(len(group.runs) == 5 for group in groups)
-    assert len({group.color for group in groups}) == 9
-    table = plot.end_table(groups)
-    shown = list(zip(*(list(column.cells) for column in table.columns), strict=True))
-    report = (path.parent / "CLAIMS.md").read_text().partition("## Off-policy")[2]
-    for label, _, _, reward, entropy, first, last, samples, _ in shown:
-        assert f"| {label} | 5 | {reward} | {entropy} | {first} | {last} | {samples} |" in report
+def test_tables_of_runs_are_read(tmp_path) -> None:
+    """A group for each arm, with numbers at the end as the table has them."""
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "samples": 8 * step, "tokens": 80 * step, "reward": 0.1 * seed}
+        | {"entropy": 0.2, "pass@1": 0.3 if step in (0, 20) else math.nan, "pass@2": 0.5}
+        for arm in ("grpo", "nsr")
+        for seed in (1, 2)
+        for step in range(21)
+    ]
+    write_csv(tmp_path / "t.csv", rows)
+    groups = load_runs([tmp_path / "t.csv"])
+    assert [(group.label, len(group.runs)) for group in groups] == [("grpo", 2), ("nsr", 2)]
+    assert len({group.color for group in groups}) == 2
+    [label, runs, steps, reward, *_] = [[*column.cells] for column in plot.end_table(groups).columns]
+    assert label == ["grpo", "nsr"] and runs == ["2", "2"] and steps == ["20", "20"]
+    assert reward == ["0.150 ± 0.071"] * 2
 
 
 @pytest.mark.parametrize(

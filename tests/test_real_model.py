@@ -159,7 +159,7 @@ def test_finished_runs_are_rows_and_never_made_again(
     text = (tmp_path / "out" / "RESULTS.md").read_text()
     assert "| grpo | 2 | 0.160 ± 0.000 | 0.840 ± 0.000 | 0.020 ± 0.000 | 0.640 ± 0.000 | 1,280 |" in text
     assert "| grpo | 0.250 ± 0.000 | 0.000 ± 0.000 | 1.000 ± 0.000 | 0.500 ± 0.000 | 2.000 ± 0.000 |" in text
-    assert "Before training: pass@1 0.010" in text and "keeps pass@k at large k" in text
+    assert "Before training: pass@1 0.010" in text and "| nsr, less grpo | +0.000 (+0.000 to +0.000) |" in text
     assert "| coverage |" not in text  # of countdown alone
     assert (tmp_path / "out" / "sums-on-policy.png").exists() and not list(tmp_path.rglob("checkpoints"))
     [run, *_] = real_collapse.finished(tmp_path / "out").values()

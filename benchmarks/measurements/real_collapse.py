@@ -24,16 +24,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
 from benchmarks import ROOT, plot
-from benchmarks.claims import COLORS, COLUMNS, Runs, claims_table, draw, summary_table, write_csv
 from benchmarks.collapse import ARMS, Job, command_of
 from benchmarks.measure import as_flags, check_known, read_metrics, worker_environment
 from benchmarks.methods import METHODS
-from benchmarks.report import markdown, plus_minus
+from benchmarks.plot import WINDOW, Group
+from benchmarks.report import interval, markdown, plus_minus, write_csv
+from common.curves import STYLE
 
 # All with three worked turns as chat messages. How often the model is right before training stands in RESULTS.md.
 TASKS = {
@@ -56,6 +58,7 @@ CHANGES = {
     "clip_cov": {"clip_cov_ratio": 0.05},
     "kl_cov": {"kl_cov_ratio": 0.1},
 }
+COLUMNS = plot.COLUMNS | {f"pass@{k}": f"eval/pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
 PHASES = ("rollout", "verify", "score", "update", "step")
 KEY = ("task", "regime", "arm", "seed")
 Key = tuple[str, str, str, int]
@@ -188,8 +191,9 @@ HEAD = """# A real chat model, in short
 Written by `python -m benchmarks.real_collapse` from the tables beside this page; runs.csv has the command of each run.
 SmolLM2-135M-Instruct with its weights unpacked from four bits, {num_prompts} prompts x {num_generations} responses,
 three worked turns before each question. Training numbers at the end are means over the last nine steps, ± is the
-standard deviation over seeds; pass@k is on held-out problems. Seconds are medians over steps, one thread a run, with
-other work beside it. One seed says that a method learns, and nothing about which is better.
+standard deviation over seeds; pass@k is on held-out problems; a difference has its 95 % t-interval over seeds. Seconds
+are medians over steps, one thread a run, with other work beside it. One seed says that a method learns, and nothing
+about which is better.
 """
 
 SECTION = """## {task}, {updates} per rollout
@@ -231,27 +235,53 @@ def coverage_table(rows: list[dict]) -> list[str]:
     return ["", *markdown(("coverage", "before", "at the end"), cells)] if cells else []
 
 
+def at_end(group: Group) -> dict[str, dict[int, float]]:
+    """Reward and entropy over the last steps, pass@1 and pass@32 at the last evaluation: name -> seed -> value."""
+    found = {key: {run.seed: run.training[key][-WINDOW:].mean() for run in group.runs} for key in ("reward", "entropy")}
+    return found | {f"pass@{k}": {run.seed: run.evaluations[-1][f"pass@{k}"] for run in group.runs} for k in (1, 32)}
+
+
+def summary_table(groups: list[Group]) -> list[str]:
+    rows = []
+    for group in groups:
+        samples = np.mean([run.training["samples"][-1] for run in group.runs])
+        ends = [plus_minus(by_seed.values()) for by_seed in at_end(group).values()]
+        rows.append((group.label, len(group.runs), *ends, f"{samples:,.0f}"))
+    return markdown(("arm", "seeds", "reward", "entropy", "pass@1", "pass@32", "samples"), rows)
+
+
+def difference_table(groups: list[Group]) -> list[str]:
+    """Each arm less the one that it is held against, on the seeds that both have; two at least."""
+    ends, rows = {group.label: at_end(group) for group in groups}, []
+    for arm, mine in ends.items():
+        base = ends.get(ARMS[arm][1].base)
+        seeds = sorted({*mine["entropy"]} & {*base["entropy"]}) if base else []
+        if len(seeds) > 1:
+            found = [interval(mine[key][seed] - base[key][seed] for seed in seeds) for key in mine]
+            cells = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in found]
+            rows.append((f"{arm}, less {ARMS[arm][1].base}", *cells))
+    return ["", *markdown(("difference at the end", "reward", "entropy", "pass@1", "pass@32"), rows)] if rows else []
+
+
 def section(out: Path, task: str, regime: str) -> str | None:
     if not (rows := steps_of(out, task, regime)):
         return None
-    runs = Runs(rows)
-    updates = "one update" if regime == "on-policy" else "four updates"
-    draw(runs, out / f"{task}-{regime}.png", f"SmolLM2-135M-Instruct, {TASKS[task]['task']}, {updates} per rollout")
-    start = next(iter(next(iter(runs.evaluations.values())).values()))[0]
-    text = SECTION.format(
+    groups = plot.load_runs([out / f"{task}-{regime}.csv"])
+    with plt.rc_context(STYLE):
+        plot.save(plot.draw_over(groups), out / f"{task}-{regime}", ("png",))
+    start = groups[0].runs[0].evaluations[0]
+    return SECTION.format(
         task=task,
         regime=regime,
         spec=TASKS[task]["task"],
-        updates=updates,
+        updates="one update" if regime == "on-policy" else "four updates",
         num_steps=TASKS[task]["num_steps"],
         learning_rate=REGIMES[regime]["learning_rate"],
         before_1=start["pass@1"],
         before_32=start["pass@32"],
-        summary="\n".join(summary_table(runs)),
+        summary="\n".join(summary_table(groups) + difference_table(groups)),
         phases="\n".join(phase_table(rows) + coverage_table(rows)),
     )
-    judged = claims_table(runs)
-    return text + ("\n" + "\n".join(judged) + "\n" if len(judged) > 2 else "")
 
 
 def report(args: Args) -> None:
@@ -265,7 +295,7 @@ def main(args: Args) -> None:
     check_known("stages", args.stages, ("run", "report"))
     check_known("tasks", args.tasks, TASKS)
     check_known("regimes", args.regimes, REGIMES)
-    check_known("arms", args.arms, COLORS)
+    check_known("arms", args.arms, ARMS)
     if "run" in args.stages:
         if not args.model.is_dir():
             raise SystemExit(f"error: no model in {args.model}; make it with python -m benchmarks.real_model")

@@ -42,8 +42,8 @@ import tyro
 from torch import Tensor
 
 from benchmarks import ROOT
-from benchmarks.claims import LAWS, law_fits
 from benchmarks.doctor import read
+from benchmarks.law import LAWS, explained, fit_law
 from benchmarks.measure import environment
 from benchmarks.methods import method
 from benchmarks.rollouts import Actor
@@ -295,10 +295,9 @@ def reward_and_entropy(records: list[dict]) -> dict:
     steps, reward, entropy = (np.array(column) for column in zip(*rows, strict=True)) if rows else ([np.array([])] * 3)
     fits = {}
     if len(rows) >= 3 and np.ptp(reward) > 0 and np.ptp(entropy) > 0:
-        for name, (slope, offset) in law_fits(reward, entropy).items():
-            residual = reward - (slope * LAWS[name](entropy) + offset)
-            r2 = 1 - float((residual**2).sum() / ((reward - reward.mean()) ** 2).sum())
-            fits[name] = {"slope": short(slope), "offset": short(offset), "r2": short(r2)}
+        for name, of in LAWS.items():
+            a, b = fit_law(entropy, reward, of)
+            fits[name] = {"slope": short(-a), "offset": short(b), "r2": short(explained(entropy, reward, of))}
     return {
         "steps": [int(step) for step in steps],
         "reward": [short(value) for value in reward],

@@ -2,10 +2,10 @@
 
     python -m benchmarks.plot runs/*
     python -m benchmarks.plot runs/* --by algorithm --out plots --format svg
-    python -m benchmarks.plot benchmarks/results/collapse/off-policy.csv
+    python -m benchmarks.plot table.csv
 
-Takes run directories, finished or not, and tables as benchmarks.collapse writes them. Runs that differ in nothing but
-their seed make one group, named by its algorithm and by those flags that set it apart from the other groups. Writes
+Takes run directories, finished or not, and tables as benchmarks.real_collapse writes them. Runs that differ in nothing
+but their seed make one group, named by its algorithm and by those flags that set it apart from the others. Writes
 
 - steps, samples, tokens: entropy, reward and held-out pass@1 over training steps, responses and tokens sampled. Methods
   that sample more in a step, as DAPO does, are compared fairly on the last two.
@@ -38,6 +38,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.law import explained, fit_law
 from benchmarks.report import plus_minus
 from common import InputError
 from common.arguments import MAY_CHANGE, RECORDED, exit_on_bad_input
@@ -229,16 +230,6 @@ def group_runs(runs: list[OneRun], by: Sequence[str] = (), say: Callable[[str], 
 # --- Numbers ----------------------------------------------------------------------------------------------------
 
 
-def fit_law(entropy: np.ndarray, reward: np.ndarray) -> tuple[float, float]:
-    """a and b of R = -a exp(H) + b by least squares; NaN where fewer than three points or one entropy leave it open."""
-    known = np.isfinite(entropy) & np.isfinite(reward)
-    x = np.exp(entropy[known])
-    if len(x) < 3 or np.ptp(x) < 1e-9:
-        return float("nan"), float("nan")
-    slope, offset = np.polyfit(x, reward[known], 1)
-    return float(-slope), float(offset)
-
-
 def at_samples(evaluations: list[dict], column: str, samples: float) -> float:
     """An evaluation's column where so many samples had been drawn, interpolated between evaluations."""
     return float(np.interp(samples, [row["samples"] for row in evaluations], [row[column] for row in evaluations]))
@@ -353,8 +344,8 @@ def draw_law(groups: list[Group]) -> Figure:
         if np.isfinite(a):
             grid = np.linspace(np.nanmin(entropy), np.nanmax(entropy), 100)
             axis.plot(grid, b - a * np.exp(grid), color=INK, linewidth=1.6, zorder=3)
-            residual = np.nanvar(reward - (b - a * np.exp(entropy))) / max(np.nanvar(reward), 1e-12)
-            text = f"R = {-a:.2f} exp(H) {'+' if b >= 0 else '-'} {abs(b):.2f},  R² {1 - residual:.2f}"
+            r2 = explained(entropy, reward)
+            text = f"R = {-a:.2f} exp(H) {'+' if b >= 0 else '-'} {abs(b):.2f},  R² {r2:.2f}"
             axis.set_xlabel(text, fontsize=10)
         axis.set_title(group.label, fontsize=11)
     for axis in axes[len(groups) :]:

@@ -16,8 +16,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from benchmarks import explore
-from benchmarks.claims import LAWS
 from benchmarks.gallery.svg import COOL, INK, LOOK, MUTED, WARM, to_page
+from benchmarks.law import LAWS
 from benchmarks.methods import method
 from common import InputError
 

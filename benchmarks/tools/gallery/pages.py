@@ -2,15 +2,18 @@
 
 import json
 import sys
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
 from markupsafe import Markup
 
-from benchmarks import methods
+from benchmarks import claims, methods
+from benchmarks.claims import Judged
 from benchmarks.gallery import charts, diffs, equations, weights
 from benchmarks.gallery.algorithms import Algorithm, load_all
 from benchmarks.gallery.site import Page, highlighted
+from benchmarks.readings import Regime, load
 from tests import sync
 
 REGION_TITLES = {
@@ -71,20 +74,31 @@ def difference(old: Algorithm, new: Algorithm) -> dict:
     }
 
 
-def curves(one: Algorithm, results: Path, claims: dict[str, list[dict]]) -> list[dict]:
-    """For each regime: the panels, or None where there are no runs, and the claims with their verdicts."""
-    shown = []
-    for regime, about in charts.REGIMES.items():
-        arms = charts.read(results / "collapse" / f"{regime}.csv")
-        mine = [row for row in claims.get(regime, []) if row["method"] == one.name]
-        names = dict.fromkeys(name for name in (one.name, one.parent, *charts.baselines(mine)) if name in arms)
-        chosen = {name: arms[name] for name in list(names)[: len(charts.COLORS)]}
-        panels = charts.panels(one.name, chosen, regime) if one.name in arms else None
-        shown.append({"regime": regime, "about": about, "panels": panels, "arms": list(chosen), "claims": mine})
-    return shown
+def judged_by_method(runs: dict[str, Regime]) -> dict[tuple[str, str], list[Judged]]:
+    """(regime, method) -> its promises, and below them its primary outcomes where it was run beside its base."""
+    found = defaultdict(list)
+    for one in claims.promises(runs):
+        found[one.regime, one.arm].append(one)
+    for regime, some in runs.items():
+        for (arm, _), outcomes in claims.against_bases(some, regime).items():
+            found[regime, arm] += [one for one in outcomes if one.found]
+    return found
 
 
-def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], results: Path, claims: dict) -> dict:
+def curves(one: Algorithm, runs: dict[str, Regime], judged: dict[tuple[str, str], list[Judged]]) -> list[dict]:
+    """For each regime: the panels, none where there are no runs, and what is judged with its verdicts."""
+    if not methods.method(one.name).arms:
+        return []
+    parts = []
+    for regime, about in claims.UPDATES.items():
+        mine = judged.get((regime, one.name), [])
+        arms = charts.shown(runs[regime], one.name, mine)
+        shown = {"panels": charts.panels(one.name, arms, regime) if arms else [], "arms": [*arms]}
+        parts.append({"regime": regime, "about": about, "verdicts": charts.verdicts(mine)} | shown)
+    return parts
+
+
+def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison: list[dict]) -> dict:
     method = []
     for block in one.method:
         kind, body = block.kind, block.text
@@ -102,11 +116,10 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], results: Pa
         "parent": parent,
         "method": method,
         "diff": difference(parent, one) if parent else None,
-        "curves": curves(one, results, claims),
+        "curves": comparison,
         "others": [(other, diff_page_name(one, other)) for other in everything.values() if other is not one],
         "children": [other for other in everything.values() if other.parent == one.name],
         "region_titles": REGION_TITLES,
-        "compared": bool(methods.method(one.name).arms),
         "weight": weights.figure(one.name),
         "weight_rows": weights.table(one.name),
         "weight_ratios": [weights.number(ratio) for ratio in weights.TABLE],
@@ -156,7 +169,8 @@ def weights_page(everything: dict[str, Algorithm]) -> dict:
 
 def pages(results: Path) -> dict[str, Page]:
     everything = load_all()
-    claims = charts.claims(results / "collapse" / "CLAIMS.md")
+    runs = load(results / "collapse" / "runs")
+    judged = judged_by_method(runs)
     families = {
         family: [one for one in everything.values() if methods.method(one.name).family == family]
         for family in ("", *methods.FAMILIES)
@@ -170,7 +184,7 @@ def pages(results: Path) -> dict[str, Page]:
         "static/files.js": Page("files.js", "", {"files": Markup(json.dumps(files_by_line(everything)))}),
     }
     for one in everything.values():
-        context = algorithm_page(one, everything, results, claims)
+        context = algorithm_page(one, everything, curves(one, runs, judged))
         made[f"algorithms/{one.name}.html"] = Page("algorithm.html", "", context)
         made[f"source/{one.name}.html"] = Page("source.html", "", source_page(one))
         for other in everything.values():

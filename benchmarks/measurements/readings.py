@@ -1,0 +1,371 @@
+"""How the runs of the comparison are read: outcomes, readings, effects with intervals, verdicts, activity.
+
+What this computes is laid down in benchmarks/results/collapse/PLAN.md, which was written before the runs. A reading
+chooses one step of each run, an outcome is measured there, and an effect is the difference to the base on the same
+seeds and problems. benchmarks.claims and the gallery show what comes out.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.collapse import ARMS, REGIMES, decode, regime_of
+from benchmarks.report import T_QUANTILE
+from common.evaluate import pass_at_k
+
+# Primary outcome -> the margin below which a difference is of no interest.
+MARGINS = {"pass@1": 0.02, "pass@32": 0.04, "coverage": 0.04, "entropy": 0.02}
+# What single promises and tables are about besides, measured as a primary outcome is and with its margin; 0: none.
+MARGINS_OF_OTHERS = {
+    "area under pass@1": MARGINS["pass@1"],
+    "coverage, two and more": MARGINS["coverage"],
+    "distance of entropy from a target": MARGINS["entropy"],
+    "share of selected tokens with A < 0, less 1/2": 0.0,
+}
+OUTCOMES = MARGINS | MARGINS_OF_OTHERS
+WINDOWS = 5  # of five steps each: entropy and reward are means over the last 25 steps
+LEVEL = 0.05
+STOPPED = "grpo, stopped at its best"  # a reading of GRPO's runs that stands beside the arms
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: E evaluations of P problems, W windows of training steps.
+
+    A run that ended itself keeps its last values from there on.
+    """
+
+    record: dict  # its file
+    steps: np.ndarray  # of the evaluations, (E,)
+    counts: dict[str, np.ndarray]  # pass@1, pass@32, coverage, by problem, (E, P)
+    total: np.ndarray  # solutions that each problem has, (P,)
+    windows: np.ndarray  # last step of each trailing mean, (W,)
+    training: dict[str, np.ndarray] = field(default_factory=dict)  # trailing means of entropy and reward, (W,)
+
+    @property
+    def horizon(self) -> int:
+        """The step at which it was to end."""
+        return self.record["flags"]["num_steps"]
+
+    def step_after(self, count: str, number: float) -> float:
+        """The step until which so many "samples" or "tokens" had been drawn, interpolated."""
+        drawn = self.record["training"]
+        return float(np.interp(number, [0, *drawn[count]], [0, *drawn["step"]]))
+
+    def drawn(self, count: str) -> int:
+        """Samples or tokens up to its end."""
+        return int(
+            np.interp(self.steps[-1], [0, *self.record["training"]["step"]], [0, *self.record["training"][count]])
+        )
+
+    def best(self) -> int:
+        """The evaluation with the highest pass@1, the first of equals."""
+        return int(self.counts["pass@1"].mean(1).argmax())
+
+    def destroyed(self) -> int | None:
+        """The step of destruction: of the first evaluation with pass@1 under half of the start's."""
+        passed = self.counts["pass@1"].mean(1)
+        return next((int(step) for step, p in zip(self.steps, passed, strict=True) if p < passed[0] / 2), None)
+
+    def at(self, outcome: str, step: float, target: float = 0.0) -> np.ndarray:
+        """An outcome at a step, linear between evaluations: by problem (P,), or (1,) where it is of no problems."""
+        if outcome in self.counts:
+            return between(step, self.steps, self.counts[outcome])
+        if outcome == "coverage, two and more":
+            return between(step, self.steps, self.counts["coverage"])[self.total > 1]
+        if outcome == "area under pass@1":
+            steps, passed = self.steps, self.counts["pass@1"]
+            if steps[-1] < self.horizon:
+                steps, passed = np.append(steps, self.horizon), np.vstack([passed, passed[-1]])
+            return np.trapezoid(passed, steps, axis=0) / self.horizon
+        if outcome.startswith("share of selected"):
+            shares = column(self.record, "algo/selected_negative_ratio")
+            return np.array([np.nanmean(shares) - 0.5 if np.isfinite(shares).any() else math.nan])
+        entropy = np.interp(step, self.windows, self.training["entropy"])
+        return np.array([entropy if outcome == "entropy" else abs(entropy - target)])
+
+
+def between(step: float, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Rows of (E, P) interpolated linearly at a step, (P,); the first or last one beyond the ends."""
+    position = np.interp(step, steps, np.arange(len(steps)))
+    low = int(position)
+    high, share = min(low + 1, len(steps) - 1), position - low
+    return (1 - share) * values[low] + share * values[high]
+
+
+def column(record: dict, name: str) -> np.ndarray:
+    """A training column, NaN where it holds no number; all NaN where there is none."""
+    values = record["training"].get(name) or [None] * len(record["training"]["step"])
+    return np.array([math.nan if value is None else value for value in values], dtype=float)
+
+
+def trailing(values: np.ndarray, width: int = WINDOWS) -> np.ndarray:
+    """Means over each `width` neighbours, (W,) -> (W - width + 1,); one mean of all where there are fewer."""
+    width = min(width, len(values))
+    return np.nanmean(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+
+
+def read(record: dict) -> Run:
+    """A run from the record that benchmarks.collapse keeps."""
+    samples, total = record["flags"]["eval_samples"], np.array(decode(record["total"]))
+    right, distinct = (np.array([decode(one[name]) for one in record["evaluations"]]) for name in ("right", "distinct"))
+    return Run(
+        record=record,
+        steps=np.array([one["step"] for one in record["evaluations"]]),
+        counts={
+            "pass@1": right / samples,
+            "pass@32": pass_at_k(samples, right, min(32, samples)),
+            "coverage": distinct / total,
+        },
+        total=total,
+        windows=np.array(record["training"]["step"])[min(WINDOWS, len(record["training"]["step"])) - 1 :],
+        training={name: trailing(column(record, name)) for name in ("entropy", "reward")},
+    )
+
+
+def stopped(run: Run) -> Run:
+    """The run as if it had ended at its best evaluation."""
+    end = run.best() + 1
+    kept = max(1, int(np.searchsorted(run.windows, run.steps[end - 1], side="right")))
+    return replace(
+        run,
+        steps=run.steps[:end],
+        counts={name: values[:end] for name, values in run.counts.items()},
+        windows=run.windows[:kept],
+        training={name: values[:kept] for name, values in run.training.items()},
+    )
+
+
+Regime = dict[str, dict[int, Run]]  # arm -> seed -> run
+
+
+def load(rows: Path) -> dict[str, Regime]:
+    """All kept runs, by regime; what makes one update by definition stands in both. GRPO, stopped, is an arm too."""
+    found = {}
+    for regime in REGIMES:
+        runs: Regime = {}
+        for arm in ARMS:
+            records = map(json.loads, (path.read_text() for path in (rows / regime_of(arm, regime)).glob("*.json")))
+            mine = {record["seed"]: read(record) for record in records if record["arm"] == arm}
+            if mine:
+                runs[arm] = dict(sorted(mine.items()))
+        if "grpo" in runs:
+            runs[STOPPED] = {seed: stopped(run) for seed, run in runs["grpo"].items()}
+        found[regime] = runs
+    return found
+
+
+def base_of(arm: str) -> str:
+    """The arm that it is held against; "" for GRPO."""
+    return "grpo" if arm == STOPPED else ARMS[arm][1].base
+
+
+# --- Readings ---------------------------------------------------------------------------------------------------------
+
+Pairs = Sequence[tuple[Run, Run]]  # an arm's runs and its base's, of the same seeds
+Steps = list[tuple[float, float]]  # of both, where an outcome is measured
+
+
+def equal_steps(pairs: Pairs) -> tuple[Steps, str]:
+    return [(arm.horizon, base.horizon) for arm, base in pairs], f"at step {pairs[0][0].horizon}"
+
+
+def equal_drawn(count: str) -> Callable[[Pairs], tuple[Steps, str]]:
+    def choose(pairs: Pairs) -> tuple[Steps, str]:
+        numbers = [min(arm.drawn(count), base.drawn(count)) for arm, base in pairs]
+        steps = [(a.step_after(count, n), b.step_after(count, n)) for (a, b), n in zip(pairs, numbers, strict=True)]
+        return steps, f"after {np.mean(numbers):,.0f} {count}"
+
+    return choose
+
+
+def equal_reward(pairs: Pairs) -> tuple[Steps, str]:
+    """Where reward first reaches the highest level, in steps of 0.01, that every one of these runs reaches."""
+    runs = [run for pair in pairs for run in pair]
+    level = math.floor(min(run.training["reward"].max() for run in runs) * 100 + 1e-9) / 100
+
+    def reached(run: Run) -> float:
+        return float(run.windows[np.flatnonzero(run.training["reward"] >= level - 1e-12)[0]])
+
+    return [(reached(arm), reached(base)) for arm, base in pairs], f"where reward reaches {level:.2f}"
+
+
+def best_evaluation(pairs: Pairs) -> tuple[Steps, str]:
+    return [(a.steps[a.best()], b.steps[b.best()]) for a, b in pairs], "at the best evaluation of each"
+
+
+# Each chooses the steps at which both runs of a pair are looked at, and says so in words.
+READINGS: dict[str, Callable[[Pairs], tuple[Steps, str]]] = {
+    "equal steps": equal_steps,
+    "equal samples": equal_drawn("samples"),
+    "equal tokens": equal_drawn("tokens"),
+    "equal reward": equal_reward,
+    "best evaluation": best_evaluation,
+}
+
+
+# --- Effects ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The mean difference over seeds (and problems), its 95 % interval and p-value: NaN with one seed."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+    outcome: str = ""
+    words: str = ""  # what was measured, and where
+
+
+def two_way_variance(differences: np.ndarray) -> float:
+    """Variance of the mean of (S, P) differences where seeds and problems are both random.
+
+    That of the seeds' means over S, plus that of the problems' means over P, less the residual's over S P: what both
+    have counted. At least the larger of the first two, as a difference of estimates may come out too small. With P = 1,
+    the first alone. Needs S > 1.
+    """
+    seeds, problems = differences.shape
+    by_seed, by_problem = differences.mean(1), differences.mean(0)
+    of_seeds = by_seed.var(ddof=1) / seeds
+    if problems == 1:
+        return float(of_seeds)
+    of_problems = by_problem.var(ddof=1) / problems
+    residual = differences - by_seed[:, None] - by_problem + differences.mean()
+    of_both = (residual**2).sum() / ((seeds - 1) * (problems - 1)) / (seeds * problems)
+    return float(max(of_seeds + of_problems - of_both, of_seeds, of_problems))
+
+
+def student_p(t: float, freedom: int) -> float:
+    """Two-sided p-value of Student's t, degrees of freedom a whole number (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    cosine, term, total = math.cos(angle), 1.0, 0.0
+    odd = freedom % 2
+    for i in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (i + 1) / (i + 2)
+    inside = 2 / math.pi * (angle + math.sin(angle) * cosine * total) if odd else math.sin(angle) * total
+    return max(0.0, 1 - inside)
+
+
+def effect_of(differences: np.ndarray) -> Effect:
+    """Mean, Student's 95 % interval with S - 1 degrees of freedom and p-value of differences (S, P)."""
+    seeds, mean = len(differences), float(differences.mean())
+    if seeds < 2:
+        return Effect(mean, math.nan, math.nan, math.nan, seeds)
+    error = math.sqrt(two_way_variance(differences))
+    p = student_p(mean / error, seeds - 1) if error else float(mean == 0)
+    half = T_QUANTILE[seeds - 1] * error
+    return Effect(mean, mean - half, mean + half, p, seeds)
+
+
+def shared(runs: Regime, *arms: str) -> list[int]:
+    """Seeds that all of these arms have."""
+    return sorted(set.intersection(*({*runs.get(arm, {})} for arm in arms)))
+
+
+def effect(
+    runs: Regime, arm: str, base: str, outcome: str, reading: str = "equal steps", target: float = 0.0
+) -> Effect | None:
+    """An arm's outcome less its base's, on the seeds that both have; with no base ("") the outcome itself.
+
+    None where they share no seed.
+    """
+    seeds = shared(runs, arm, base or arm)
+    if not seeds:
+        return None
+    pairs = [(runs[arm][seed], runs[base or arm][seed]) for seed in seeds]
+    steps, words = READINGS[reading](pairs)
+    rows = [
+        a.at(outcome, at, target) - (b.at(outcome, there, target) if base else 0)
+        for (a, b), (at, there) in zip(pairs, steps, strict=True)
+    ]
+    where = "over the run" if outcome.startswith(("share of selected", "area")) else words
+    named = outcome.replace("a target", f"{target:g}")
+    words = f"{named} {where}" + (f", less {base}" if base else "")
+    return replace(effect_of(np.array(rows)), outcome=outcome, words=words)
+
+
+# --- Verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values; what is NaN was not tested, stays NaN and does not count."""
+    p = np.array(p, dtype=float)
+    adjusted, tested = np.full(len(p), math.nan), np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    scaled = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted
+
+
+def verdict(found: Effect | None, adjusted: float, direction: int, margin: float) -> str:
+    """What an effect says on a promise of more (direction 1), of less (-1), or on none at all (0).
+
+    `adjusted` is its p-value after Holm's correction.
+    """
+    if found is None:
+        return "not run"
+    if not math.isfinite(found.mean):
+        return "not measured"
+    if found.seeds < 2:
+        return "one seed"
+    if (found.low > 0 or found.high < 0) and adjusted <= LEVEL:
+        up = found.mean > 0
+        kept = "reproduced" if up == (direction > 0) else "contradicted"
+        word = kept if direction else ("higher" if up else "lower")
+        return word + (", small" if abs(found.mean) < margin else "")
+    return "no effect" if -margin < found.low and found.high < margin else "inconclusive"
+
+
+def judge(tests: Sequence[tuple[Effect | None, int]]) -> list[str]:
+    """The verdicts of one table of (effect, direction); Holm's correction is over all of it."""
+    adjusted = holm([found.p if found else math.nan for found, _ in tests])
+    return [
+        verdict(found, p, direction, OUTCOMES[found.outcome] if found else 0.0)
+        for (found, direction), p in zip(tests, adjusted, strict=True)
+    ]
+
+
+# --- Activity ---------------------------------------------------------------------------------------------------------
+
+
+def kind_of(name: str) -> str:
+    """Whether a column is a "share", a "weight" around 1, or a "coefficient"."""
+    if name.endswith(("_ratio", "_share", "_prob")) or name in ("clip_high", "clip_low", "trained_groups", "trained"):
+        return "share"
+    weighs = any(word in name for word in ("weight_", "scale_", "multiplier_", "gate_"))
+    return "weight" if weighs or name == "algo/positive_weight" else "coefficient"
+
+
+def acts(name: str, values: np.ndarray) -> bool:
+    """Whether a column that shows a method active is not trivial over a run."""
+    if not np.isfinite(values).any():
+        return False
+    mean = float(np.nanmean(values))
+    if kind_of(name) == "share":
+        return 0.001 <= mean <= 0.999
+    return abs(mean - 1) >= 0.001 if kind_of(name) == "weight" else float(np.nanmax(np.abs(values))) > 0
+
+
+def activity(runs: dict[int, Run]) -> tuple[bool, str]:
+    """Whether any column that shows a method active says so in every run, and the means of all of them in words."""
+    if not (names := next(iter(runs.values())).record["active"]):
+        return True, "by definition"
+    records = [run.record for run in runs.values()]
+    active = all(any(acts(name, column(record, name)) for name in names) for record in records)
+    means = []
+    for name in names:
+        values = np.concatenate([column(record, name) for record in records])
+        mean = f"{np.nanmean(values):.3g}" if np.isfinite(values).any() else "-"
+        means.append(f"{name.removeprefix('algo/')} {mean}")
+    return active, ("" if active else "inactive here: ") + ", ".join(means)

@@ -1,0 +1,288 @@
+"""benchmarks.readings: outcomes of kept counts, the steps of a reading, intervals, Holm, verdicts, activity."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import readings
+from benchmarks.collapse import encode
+from benchmarks.readings import (
+    STOPPED,
+    Effect,
+    activity,
+    effect,
+    effect_of,
+    holm,
+    load,
+    read,
+    stopped,
+    student_p,
+    two_way_variance,
+    verdict,
+)
+from benchmarks.report import T_QUANTILE
+
+NAN = math.nan
+
+
+def record(
+    passed: list[list[int]], arm: str = "grpo", seed: int = 1, every: int = 50, active: tuple = (), **training
+) -> dict:
+    """A kept run of 4 samples a problem, with an evaluation each `every` steps; columns are constant if a number."""
+    steps = [*range(0, every * len(passed), every)]
+    windows = [*range(5, steps[-1] + 1, 5)]
+    columns = {"reward": 0.3, "entropy": 0.2, "samples": [10 * step for step in windows], "tokens": [*windows]}
+    columns |= training
+    return {
+        "arm": arm,
+        "group": "off-policy",
+        "seed": seed,
+        "flags": {"eval_samples": 4, "num_steps": steps[-1]},
+        "active": [*active],
+        "ended": None,
+        "total": encode([1, 2]),
+        "evaluations": [
+            {"step": step, "right": encode(right), "distinct": encode([min(right[0], 1), min(right[1], 2)])}
+            for step, right in zip(steps, passed, strict=True)
+        ],
+        "training": {"step": windows}
+        | {name: value if isinstance(value, list) else [value] * len(windows) for name, value in columns.items()},
+    }
+
+
+# --- Outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def test_outcomes_of_each_problem() -> None:
+    run = read(record([[1, 1], [0, 3], [4, 1]]))
+    assert run.at("pass@1", 50).tolist() == [0, 0.75] and run.at("coverage", 50).tolist() == [0, 1]
+    assert run.at("coverage, two and more", 100).tolist() == [0.5]
+    assert run.at("pass@1", 60) == pytest.approx([0.2, 0.65])  # a fifth of the way to the next evaluation
+    assert run.at("pass@1", 1000).tolist() == run.at("pass@1", 100).tolist()
+    assert run.at("area under pass@1", 0) == pytest.approx([(0.125 + 0.5) / 2, (0.5 + 0.5) / 2])
+
+
+def test_pass_at_32_is_the_chance_of_a_draw() -> None:
+    """Against the share of all choices of 3 from 5 samples that hold one of the 2 right ones."""
+    drawn = [*itertools.combinations([1, 1, 0, 0, 0], 3)]
+    assert readings.pass_at_k(5, np.array([2]), 3) == pytest.approx(np.mean([any(one) for one in drawn]))
+    one = record([[1, 0]] * 2)
+    one["flags"]["eval_samples"] = 64
+    one["evaluations"][1]["right"] = encode([1, 33])
+    assert read(one).at("pass@32", 50) == pytest.approx([0.5, 1])
+
+
+def test_entropy_is_a_mean_over_25_steps() -> None:
+    entropy = [float(value) for value in range(20)]  # of windows of five steps, 100 in all
+    run = read(record([[1, 1]] * 3, entropy=entropy))
+    assert run.at("entropy", 100).tolist() == [np.mean(entropy[-5:])]
+    assert run.at("entropy", 50).tolist() == [np.mean(entropy[5:10])]
+    assert run.at("distance of entropy from a target", 50, 10).tolist() == [3]
+    assert run.at("entropy", 0).tolist() == [np.mean(entropy[:5])]  # there is none before
+
+
+def test_a_run_that_ended_itself_keeps_its_last_values() -> None:
+    one = record([[4, 4], [2, 2]], entropy=[*np.linspace(0.5, 0, 10)])
+    one["flags"]["num_steps"] = 100
+    run = read(one)
+    assert run.at("pass@1", 100).tolist() == [0.5, 0.5] and run.at("entropy", 100) == pytest.approx([1 / 9])
+    assert run.at("area under pass@1", 100) == pytest.approx([(0.75 + 0.5) / 2] * 2)
+    assert run.drawn("samples") == 500
+
+
+def test_best_evaluation_and_destruction() -> None:
+    run = read(record([[2, 2], [3, 3], [2, 4], [1, 0], [4, 0]]))
+    assert run.best() == 1 and run.destroyed() == 150
+    assert read(record([[2, 2], [1, 1]])).destroyed() is None  # half is not under half
+    short = stopped(run)
+    assert short.at("pass@1", 200).tolist() == [0.75, 0.75] and short.drawn("samples") == 500
+    assert stopped(read(record([[4, 4], [0, 0]]))).at("entropy", 50) == pytest.approx([0.2])  # at the very start
+
+
+# --- Readings ---------------------------------------------------------------------------------------------------------
+
+
+def two_arms(**training) -> dict:
+    """dapo draws twice as much and is right three times in four; grpo once in four, at the start as at the end."""
+    arm = [record([[0, 0], [3, 3], [3, 3]], "dapo", seed, **training) for seed in (1, 2)]
+    for one in arm:
+        one["training"]["samples"] = [20 * step for step in one["training"]["step"]]
+    base = [record([[1, 1], [1, 1], [1, 1]], seed=seed) for seed in (1, 2, 3)]
+    return {name: {one["seed"]: read(one) for one in some} for name, some in (("dapo", arm), ("grpo", base))}
+
+
+def test_equal_steps_samples_and_tokens() -> None:
+    runs = two_arms()
+    found = effect(runs, "dapo", "grpo", "pass@1")
+    assert (found.mean, found.seeds) == (0.5, 2) and found.words == "pass@1 at step 100, less grpo"
+    found = effect(runs, "dapo", "grpo", "pass@1", "equal samples")  # step 50 of dapo, 100 of grpo
+    assert found.mean == 0.5 and found.words == "pass@1 after 1,000 samples, less grpo"
+    for run in runs["grpo"].values():
+        run.record["training"]["samples"] = [5 * step for step in run.record["training"]["step"]]
+    assert effect(runs, "dapo", "grpo", "pass@1", "equal samples").mean == pytest.approx(0.75 / 2 - 0.25)  # step 25
+    assert effect(runs, "dapo", "grpo", "pass@1", "equal tokens").mean == 0.5
+    assert effect(runs, "dapo", "opo", "pass@1") is None
+
+
+def test_equal_reward() -> None:
+    """The highest whole hundredth that all reach, where the mean over 25 steps first reaches it."""
+    runs = two_arms(reward=[*np.linspace(0.12, 0.5, 20)], entropy=[*np.linspace(0.4, 0.02, 20)])
+    found = effect(runs, "dapo", "grpo", "entropy", "equal reward")
+    assert found.words == "entropy where reward reaches 0.30, less grpo"  # which grpo has from its 25th step on
+    assert found.mean == pytest.approx(0.4 - 0.02 * 10 + 0.02 - 0.2)  # dapo: windows 8 to 12
+
+
+def test_best_evaluation_of_each() -> None:
+    runs = two_arms()
+    runs["dapo"] = {1: read(record([[0, 0], [3, 3], [2, 2]], "dapo"))}
+    assert effect(runs, "dapo", "grpo", "pass@1", "best evaluation").mean == 0.5
+    one = effect(runs, "dapo", "grpo", "pass@1")
+    assert one.mean == 0.25 and math.isnan(one.low) and math.isnan(one.p)
+
+
+def test_an_outcome_without_a_base_is_held_against_zero() -> None:
+    runs = {"kl_cov": {1: read(record([[1, 1]] * 2, "kl_cov", **{"algo/selected_negative_ratio": [0.7, None] * 5}))}}
+    found = effect(runs, "kl_cov", "", "share of selected tokens with A < 0, less 1/2")
+    assert found.mean == pytest.approx(0.2) and found.words.endswith("1/2 over the run")
+
+
+def test_rows_are_loaded_by_regime(tmp_path: Path) -> None:
+    """OPO, on-policy by definition, stands in both; GRPO has its stopped runs beside; the tuning is no run."""
+    places = {("off-policy", "grpo", 1), ("off-policy", "grpo", 2), ("on-policy", "opo", 1), ("tuning", "dapo", 101)}
+    for group, arm, seed in places:
+        (tmp_path / group).mkdir(exist_ok=True)
+        (tmp_path / group / f"{arm}-s{seed}.json").write_text(json.dumps(record([[4, 4], [0, 0]], arm, seed)))
+    found = load(tmp_path)
+    seeds = {arm: [*runs] for arm, runs in found["off-policy"].items()}
+    assert seeds == {
+        "grpo": [1, 2],
+        "opo": [1],
+        STOPPED: [1, 2],
+    }
+    assert [*found["on-policy"]] == ["opo"]
+    assert effect(found["off-policy"], STOPPED, "grpo", "pass@1").mean == 1
+    assert load(tmp_path / "none") == {"off-policy": {}, "on-policy": {}}
+
+
+# --- Effects ----------------------------------------------------------------------------------------------------------
+
+
+def test_variance_by_hand() -> None:
+    """2 x 2 differences 0, 2, 4, 10: seeds' means 1 and 7, problems' 2 and 6, residuals 1, -1, -1, 1."""
+    differences = np.array([[0.0, 2.0], [4.0, 10.0]])
+    assert two_way_variance(differences) == pytest.approx(18 / 2 + 8 / 2 - 4 / 1 / 4)
+    assert two_way_variance(differences[:, :1]) == pytest.approx(8 / 2)
+    noise = np.array([[1.0, -1.0], [-1.0, 1.0]])  # both means are 0: the difference of estimates would be negative
+    assert two_way_variance(noise) == 0 and two_way_variance(noise + np.array([[0.0], [1.0]])) == pytest.approx(0.25)
+    assert two_way_variance(noise + np.array([0.0, 1.0])) == pytest.approx(0.25)
+
+
+def test_interval_covers_where_seeds_and_problems_are_random() -> None:
+    """Of simulated differences, 95 % of the intervals or a little more hold the true one; over seeds alone, few do."""
+    rng, seeds, problems, hits, bare = np.random.default_rng(0), 5, 40, 0, 0
+    for _ in range(600):
+        spread = 0.02 * rng.normal(size=(seeds, 1)) + 0.2 * rng.normal(size=problems)
+        found = effect_of(0.1 + spread + 0.1 * rng.normal(size=(seeds, problems)))
+        hits += found.low <= 0.1 <= found.high
+        alone = effect_of(0.1 + spread.mean(1, keepdims=True))
+        bare += alone.low <= 0.1 <= alone.high
+    assert 0.93 < hits / 600 <= 1 and bare / 600 < 0.6
+
+
+@pytest.mark.parametrize("freedom", T_QUANTILE)
+def test_p_value_is_students(freedom: int) -> None:
+    """At the quantile of the interval; and against the density's integral."""
+    assert student_p(T_QUANTILE[freedom], freedom) == pytest.approx(0.05, abs=1e-4)
+    angles = np.linspace(math.atan(1.3 / math.sqrt(freedom)), math.pi / 2, 20001)  # t = sqrt(freedom) tan(angle)
+    scale = math.gamma((freedom + 1) / 2) / math.sqrt(math.pi) / math.gamma(freedom / 2)
+    assert student_p(-1.3, freedom) == pytest.approx(2 * scale * np.trapezoid(np.cos(angles) ** (freedom - 1), angles))
+
+
+def test_equal_differences_have_no_width() -> None:
+    found = effect_of(np.full((3, 1), 0.5))
+    assert (found.low, found.high, found.p) == (0.5, 0.5, 0) and effect_of(np.zeros((3, 1))).p == 1
+
+
+# --- Verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_holm_by_hand() -> None:
+    """Five of six were tested: 0.01 x 5, 0.011 x 4 is less and rises to it, 0.02 x 3, 0.04 x 2, 0.9 x 1."""
+    found = holm([0.02, 0.9, 0.01, NAN, 0.04, 0.011])
+    assert found == pytest.approx([0.06, 0.9, 0.05, NAN, 0.08, 0.05], nan_ok=True)
+    assert holm([0.6, 0.7]).tolist() == [1, 1] and holm([]).size == 0
+
+
+def seen(low: float, high: float, seeds: int = 5) -> Effect:
+    return Effect((low + high) / 2, low, high, 0.01, seeds, "pass@1")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "adjusted", "direction", "expected"),
+    [
+        (0.03, 0.05, 0.04, 1, "reproduced"),
+        (0.03, 0.05, 0.04, -1, "contradicted"),
+        (-0.05, -0.03, 0.05, -1, "reproduced"),
+        (-0.05, -0.03, 0.05, 1, "contradicted"),
+        (-0.05, -0.03, 0.05, 0, "lower"),
+        (0.03, 0.05, 0.05, 0, "higher"),
+        (0.03, 0.05, 0.051, 1, "inconclusive"),  # beyond 0, but not after Holm
+        (0.005, 0.019, 0.051, 1, "no effect"),
+        (0.005, 0.019, 0.05, 1, "reproduced, small"),
+        (-0.015, -0.005, 0.05, 0, "lower, small"),
+        (-0.0199, 0.0199, 0.5, 1, "no effect"),
+        (-0.0199, 0.02, 0.5, 1, "inconclusive"),
+        (-0.02, 0.0199, 0.5, 1, "inconclusive"),
+    ],
+)
+def test_verdict(low: float, high: float, adjusted: float, direction: int, expected: str) -> None:
+    assert verdict(seen(low, high), adjusted, direction, 0.02) == expected
+
+
+def test_without_seeds_there_is_no_verdict() -> None:
+    assert verdict(None, NAN, 1, 0.02) == "not run"
+    assert verdict(effect_of(np.full((1, 3), 0.4)), NAN, 1, 0.02) == "one seed"
+    assert verdict(effect_of(np.full((2, 1), NAN)), NAN, 1, 0.02) == "not measured"
+
+
+def test_a_table_is_judged_as_a_whole() -> None:
+    """An effect that is significant by itself is not beside many others."""
+    tests = [(Effect(0.04, 0.01, 0.07, 0.02, 5, "pass@1"), 1)]
+    assert readings.judge(tests) == ["reproduced"]
+    others = [(Effect(0.0, -0.01, 0.01, 0.9, 5, "pass@1"), 1), (None, 1), (Effect(0.1, NAN, NAN, NAN, 1, "pass@1"), 1)]
+    assert readings.judge(tests + 2 * others) == ["inconclusive", *(2 * ["no effect", "not run", "one seed"])]
+
+
+# --- Activity ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "active"),
+    [
+        ("algo/selected_ratio", 0.02, True),
+        ("algo/selected_ratio", 0.0005, False),
+        ("trained_groups", 1.0, False),
+        ("algo/weight_mean", 1.0005, False),
+        ("algo/weight_mean", 0.99, True),
+        ("algo/coef", 0.0, False),
+        ("algo/alpha", -0.1, True),  # a coefficient may be of either sign
+        ("algo/alpha", None, False),
+    ],
+)
+def test_activity(column: str, value: float | None, active: bool) -> None:
+    run = read(record([[1, 1]] * 2, active=[column], **{column: [value] * 10}))
+    found, words = activity({1: run})
+    assert found == active and words.startswith("inactive here: ") != active
+    assert column.removeprefix("algo/") in words
+
+
+def test_one_active_column_is_enough_and_every_run_has_to_be() -> None:
+    both = {"algo/masked_low_ratio": 0.0, "algo/masked_high_ratio": 0.1}
+    run = read(record([[1, 1]] * 2, active=both, **both))
+    idle = read(record([[1, 1]] * 2, active=both, **(both | {"algo/masked_high_ratio": 0.0})))
+    assert activity({1: run})[0] and not activity({1: run, 2: idle})[0]
+    assert activity({1: read(record([[1, 1]] * 2))}) == (True, "by definition")
