@@ -191,7 +191,7 @@ METHODS = {
             TOKENS: Arm(flags={"clip_ratio_high": 0.2, "overlong_buffer_length": 0, "max_resample": 0}),
             TOKENS_HIGHER: Arm(flags={"clip_ratio_high": 0.28, "overlong_buffer_length": 0, "max_resample": 0}),
         },
-        active=("rollout/trained_group_ratio",),
+        active=("policy/clip_high_ratio", "algo/overlong_penalty"),
         knob=("clip_ratio_high", (0.28, 0.4)),
         claims=(
             *keeps_entropy("grpo"),

@@ -275,7 +275,7 @@ def test_a_table_is_judged_as_a_whole() -> None:
 )
 def test_activity(column: str, value: float | None, active: bool) -> None:
     run = read(record([[1, 1]] * 2, active=[column], **{column: [value] * 10}))
-    found, words = activity({1: run})
+    found, words = activity({1: run}, [column])
     assert found == active and words.startswith("inactive here: ") != active
     assert column.removeprefix("algo/") in words
 
@@ -284,5 +284,5 @@ def test_one_active_column_is_enough_and_every_run_has_to_be() -> None:
     both = {"algo/masked_low_ratio": 0.0, "algo/masked_high_ratio": 0.1}
     run = read(record([[1, 1]] * 2, active=both, **both))
     idle = read(record([[1, 1]] * 2, active=both, **(both | {"algo/masked_high_ratio": 0.0})))
-    assert activity({1: run})[0] and not activity({1: run, 2: idle})[0]
-    assert activity({1: read(record([[1, 1]] * 2))}) == (True, "by definition")
+    assert activity({1: run}, [*both])[0] and not activity({1: run, 2: idle}, [*both])[0]
+    assert activity({1: run}, []) == (True, "by definition")

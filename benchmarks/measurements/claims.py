@@ -23,7 +23,7 @@ import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
 from benchmarks import ROOT, collapse
-from benchmarks.collapse import ARMS, ON_POLICY, ON_POLICY_SEEDS, REGIMES, SEEDS, TIERS
+from benchmarks.collapse import ARMS, ON_POLICY, ON_POLICY_SEEDS, REGIMES, SEEDS, TIERS, active_columns
 from benchmarks.methods import FAMILIES, METHODS, Claim
 from benchmarks.plot import DASHES, PALETTE, band
 from benchmarks.readings import (
@@ -179,7 +179,7 @@ def family_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]], fami
         if family_of(arm) == family and arm in runs:
             cells = [f"{number(one.found)} {one.verdict}".strip() for one in outcomes]
             seeds = outcomes[0].found.seeds if outcomes[0].found else f"{len(runs[arm])}, base not run"
-            active = activity(runs[arm])[1] if not arm.startswith("grpo, ") else ""
+            active = activity(runs[arm], active_columns(ARMS[arm][0]))[1] if not arm.startswith("grpo, ") else ""
             rows.append((arm, base, seeds, *cells, active))
     return markdown(("arm", "less", "seeds", *MARGINS, "active"), rows) if rows else []
 

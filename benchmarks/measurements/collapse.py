@@ -339,7 +339,6 @@ def compact(directory: Path, one: Job, seconds: int | None, resumed_at: int, end
         training[name] = [int(total) for total in totals]
     for name, key in (COLUMNS | {key: key for key in own}).items():
         training[name] = [mean([record.get(key) for record in window]) for window in windows]
-    names = {key: name for name, key in COLUMNS.items()}
     lines = (directory / "evaluations.jsonl").read_text().splitlines()
     counted = {found["step"]: found for found in map(json.loads, lines)}
     evaluations = []
@@ -357,7 +356,7 @@ def compact(directory: Path, one: Job, seconds: int | None, resumed_at: int, end
         "script": one.script,
         "setting": one.setting,
         "flags": dict(one.flags),
-        "active": [names.get(key, key) for key in METHODS[one.script].active],  # columns that show it
+        "active": active_columns(one.script),
         "steps": steps[-1]["step"],
         "ended": ended,  # why, if before its time
         "cpu_seconds": seconds,
@@ -369,6 +368,12 @@ def compact(directory: Path, one: Job, seconds: int | None, resumed_at: int, end
         "evaluations": evaluations,
         "training": training,
     }
+
+
+def active_columns(script: str) -> list[str]:
+    """The training columns that show whether a method acts."""
+    names = {key: name for name, key in COLUMNS.items()}
+    return [names.get(key, key) for key in METHODS[script].active]
 
 
 def without_intervals(values: dict) -> dict:

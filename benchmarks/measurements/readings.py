@@ -357,9 +357,9 @@ def acts(name: str, values: np.ndarray) -> bool:
     return abs(mean - 1) >= 0.001 if kind_of(name) == "weight" else float(np.nanmax(np.abs(values))) > 0
 
 
-def activity(runs: dict[int, Run]) -> tuple[bool, str]:
-    """Whether any column that shows a method active says so in every run, and the means of all of them in words."""
-    if not (names := next(iter(runs.values())).record["active"]):
+def activity(runs: dict[int, Run], names: Sequence[str]) -> tuple[bool, str]:
+    """Whether any of the columns that show a method active says so in every run, and the means of all in words."""
+    if not names:
         return True, "by definition"
     records = [run.record for run in runs.values()]
     active = all(any(acts(name, column(record, name)) for name in names) for record in records)
