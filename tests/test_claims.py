@@ -121,6 +121,20 @@ def test_destroyed_and_ended_runs_are_shown(tmp_path: Path) -> None:
     assert "2.0, 2.1, WHICH ARE NOT ONE VERSION" in text
 
 
+def test_a_verdict_on_a_destroyed_policy_says_so(tmp_path: Path) -> None:
+    """nsr's policies end with one right answer of eight, and with all their entropy."""
+    keep(tmp_path / "rows", "grpo", 2)
+    keep(tmp_path / "rows", "nsr", 2)
+    before = [one.verdict for one in claims.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
+    for path in (tmp_path / "rows" / "off-policy").glob("nsr*.json"):
+        run = json.loads(path.read_text())
+        ruined = record([[2, 1], [1, 0], [1, 0]], "nsr", run["seed"])
+        path.write_text(json.dumps(run | {"evaluations": ruined["evaluations"], "total": ruined["total"]}))
+    after = [one.verdict for one in claims.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
+    assert before and not any(verdict.endswith(claims.DESTROYED) for verdict in before)
+    assert after and all(verdict.endswith(claims.DESTROYED) for verdict in after)
+
+
 def test_the_value_that_is_kept_is_shown(tmp_path: Path) -> None:
     folder = tmp_path / "rows" / "tuning"
     folder.mkdir(parents=True)

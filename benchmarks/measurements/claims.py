@@ -47,6 +47,7 @@ from common.curves import INK, MUTED, STYLE
 RESULTS = ALL_RESULTS / "collapse"
 UPDATES = {"off-policy": "eight updates per rollout", "on-policy": "one update per rollout"}
 MOST_LINES = 7  # in one panel of a figure
+DESTROYED = ", policy destroyed"  # after the verdict of a method with such a run: an entropy kept so is no success
 Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
 
 
@@ -88,7 +89,7 @@ def family_of(arm: str) -> str:
 
 
 def promises(runs: dict[str, Regime]) -> list[Judged]:
-    """Every promise of a record in both regimes, judged as one table."""
+    """Every promise of a record in both regimes, judged as one table; a verdict on a destroyed policy says so."""
     asked = [
         (regime, arm, claim)
         for regime in REGIMES
@@ -98,10 +99,11 @@ def promises(runs: dict[str, Regime]) -> list[Judged]:
     ]
     found = [effect(runs[r], arm, c.base, c.outcome, c.reading, c.target) for r, arm, c in asked]
     verdicts = judge([(one, claim.direction) for one, (_, _, claim) in zip(found, asked, strict=True)])
-    return [
-        Judged(regime, arm, claim.base, one, verdict, claim)
-        for (regime, arm, claim), one, verdict in zip(asked, found, verdicts, strict=True)
-    ]
+    judged = []
+    for (regime, arm, claim), one, verdict in zip(asked, found, verdicts, strict=True):
+        ruined = any(run.destroyed() is not None for run in runs[regime].get(arm, {}).values())
+        judged.append(Judged(regime, arm, claim.base, one, verdict + DESTROYED * bool(one and ruined), claim))
+    return judged
 
 
 def compared(runs: Regime, regime: str, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Judged]]:
@@ -336,7 +338,7 @@ def sentences(runs: dict[str, Regime]) -> list[str]:
             + "."
         )
         for word in ("reproduced", "contradicted"):
-            if arms := [one.arm for one in decided if one.verdict.startswith(word)]:
+            if arms := [one.arm for one in decided if one.verdict in (word, f"{word}, small")]:
                 said.append(f"At least one promise is {word} for {listed(arms)}.")
     bases = against_bases(off, "off-policy")
     for outcome, word in (("pass@1", "higher"), ("coverage", "higher"), ("entropy", "higher")):
