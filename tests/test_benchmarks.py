@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 from benchmarks import memory, scaling, throughput
 from benchmarks.measure import Load
 from common.passes import TokenModel, compute_in
+from common.policy import bytes_kept
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,6 +136,7 @@ def test_paper_by_hand() -> None:
     assert memory_parts["layers"] == 10 * layer and memory_parts["root"] == 12 * 1000
     one_layer = 18 * 10 + 2 * (10 + 2 * 5 + 4 * 20)
     assert memory_parts["activations"] == 16 * (2 * 10 + one_layer)
+    assert memory_parts["graphs"] == 1.3 * 2**32
     assert memory_parts["cache"] == 4 * 8 * (2 * 5 * 2)  # 4 rows of 8 tokens, a key and a value of 5 numbers
     assert memory_parts["sampling"] == 8 * count + 2 * count + 640
     # 10 operations per weight but the embedding's, and attention: 2 layers' worth of 10 wide over half of 8 tokens.
@@ -177,17 +179,20 @@ def test_paper_counts_what_the_library_counts(shape: scaling.Shape) -> None:
 @pytest.mark.parametrize("sharded", [True, False])
 def test_a_layer_keeps_what_the_estimate_says(sharded: bool) -> None:
     """Two lengths and two depths, so that what does not grow with the layers' tokens falls out; in bfloat16."""
-    shape, saved = scaling.SIZES["0.5B"], {}
+    shape, saved, reckoned = scaling.SIZES["0.5B"], {}, {}
     for layers in (1, 2):
         model = AutoModelForCausalLM.from_config(config_of(shape, vocab_size=64, num_hidden_layers=layers))
         if sharded:
             model = model.to(torch.bfloat16)
         else:
             compute_in(model.float(), torch.bfloat16)
+        reckoned[layers] = bytes_kept(model, torch.bfloat16, False)
         for length in (16, 48):
             saved[layers, length] = saved_bytes(model, torch.randint(64, (2, length)))
     grown = saved[2, 48] - saved[2, 16] - saved[1, 48] + saved[1, 16]
     assert grown / (2 * 32) == pytest.approx(shape.layer_bytes(), rel=0.005)
+    of_a_layer = reckoned[2] - reckoned[1]  # what a policy keeps graphs by
+    assert of_a_layer < grown / (2 * 32) < scaling.RECKONED_SHORT * of_a_layer
 
 
 def test_what_fits() -> None:

@@ -49,7 +49,7 @@ from benchmarks.pretrain_tiny import make_tokenizer
 from common import ranks
 from common.loading import load_policy
 from common.plan import BYTES_PER_PARAMETER
-from common.policy import CHUNK_BYTES, Policy
+from common.policy import CHUNK_BYTES, GRAPH_BYTES, Policy
 
 PROMPT_LENGTH = 32
 GIB = 2**30
@@ -260,6 +260,7 @@ NIC = 50e9  # one 400 Gb/s InfiniBand adapter per GPU, as in NVIDIA's DGX H100
 GPUS_PER_NODE = 8
 LINK_EFFICIENCY = 0.7  # assumed: what collectives reach of a link's speed
 MFU = 0.3  # assumed: part of FLOPS that the passes reach while nothing is waited for
+RECKONED_SHORT = 1.3  # most that graphs take of what a policy reckons for them, which leaves out norms and softmax
 COMPUTE, MASTER = 2, 4  # bytes of bfloat16 and float32, as common/sharding.py uses them
 
 
@@ -345,6 +346,7 @@ def memory_per_rank(job: Job) -> dict[str, float]:
         # Embedding and head stay gathered for the whole pass; the gradient of both, the head's in float32 too.
         "root": (2 * COMPUTE + 2 * COMPUTE + MASTER) * head if sharded else COMPUTE * head,
         "activations": job.micro_batch_tokens * kept,
+        "graphs": RECKONED_SHORT * GRAPH_BYTES["cuda"],  # of passes that wait for their update, at most
         "chunk": CHUNK_BYTES["cuda"] / MASTER * (COMPUTE + MASTER + COMPUTE),  # logits, in float32, their gradient
     }
     if job.offload_optimizer:
@@ -531,6 +533,7 @@ def paper_table(result: dict) -> Table:
         "layers": "gathered layers",
         "root": "embedding and head",
         "activations": "activations",
+        "graphs": "graphs that wait for their update, at most",
         "chunk": "a chunk of logits",
         "training": "GiB while training",
         "engine": "engine's weights",
