@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -136,6 +137,38 @@ def peak_memory(device: str) -> int:
         return memory_of_process("VmHWM")
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
+
+
+class CardMemory:
+    """Most bytes of a GPU that all processes together hold while a block runs, beyond those before: `peak`.
+
+    Read ten times a second; what a process has asked the driver for stays its own, so that little is missed. None on a
+    CPU.
+    """
+
+    def __init__(self, device: str):
+        self.on_gpu, self.peak, self.over = device != "cpu", None, threading.Event()
+
+    def __enter__(self) -> "CardMemory":
+        if self.on_gpu:
+            self.before, self.peak = self.used(), 0
+            self.thread = threading.Thread(target=self.watch, daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.on_gpu:
+            self.over.set()
+            self.thread.join()
+
+    def watch(self) -> None:
+        while not self.over.wait(0.1):
+            self.peak = max(self.peak, self.used() - self.before)
+
+    @staticmethod
+    def used() -> int:
+        free, total = torch.cuda.mem_get_info()
+        return total - free
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------

@@ -1,30 +1,40 @@
-"""Everything that needs a GPU, in one command: is it right, how fast is it, does it learn.
+"""Everything that needs a GPU, in one command: is it right, how fast is it next to TRL, how much memory does it take.
 
 Parts, in this order; each is a process of its own, and one that fails or runs out of time does not stop the others:
 
 - equality: `policy.score` and the gradients of `policy.backward` next to the plain way (whole logits, autograd) in
   float32 and bfloat16, padded and packed, with kept graphs, checkpointing, small micro-batches and small chunks; the
   optimiser on the CPU against the optimiser on the device.
-- 0.5B, 1.5B: seconds, tokens per second and MFU of score + backward + step for the shapes of Qwen2.5 with random
-  weights, at 16,384 tokens a micro-batch.
-- learning: 100 steps of algos/grpo.py and algos/kl_cov.py on the embedded task, side by side.
+- passes-0.5B, passes-1.5B: score + backward + step of a policy by itself, under several flags, on rows of 4,096 and of
+  16,384 tokens, 16,384 tokens a micro-batch.
+- ours-0.5B-4k, trl-0.5B-4k and so on: whole training steps of algos/grpo.py and of TRL's GRPOTrainer by
+  benchmarks.throughput, 2 prompts x 8 responses of 4,096 or 16,384 tokens, one optimiser step per rollout, layers run
+  again in the backward pass with 1.5B. vLLM samples for both where it is installed, else transformers.
 - compiled: the equality checks with `compiled=True`.
-- memory: what benchmarks.memory measures, on the GPU.
-- trl, verl: benchmarks.throughput, where they are installed.
+
+Models have the shapes of Qwen2.5 and random weights, made on the spot. Such a model is never right and hardly ever
+ends, so rewards are coin tosses, and responses are as long as they may be.
 
 An equality check compares errors: both ways are held against the plain way in float64, and ours may be off by at most
 twice what the plain way in the same dtype is off by, or by what is listed in `FLOOR`. Numbers that do not pass make the
 exit status 1.
 
-MFU is useful operations / seconds / peak. Useful are 2 per weight and token for a forward pass and 4 for a backward
-pass, so 8 N with the scoring pass and 6 N where its graph is kept, and attention over the causal half of each row. N
-counts the layers for every token that is read and the output head for response tokens alone; looking up an embedding is
-free. Padding, recomputation and a second crossing of the vocabulary are not useful. The target is 30 % for the best
-variant of each shape.
+MFU is useful operations / seconds of scoring and update / peak. Useful are 2 per weight and token for one forward pass
+and 4 for one backward pass, and the causal half of attention likewise: what has to be computed where the graph of the
+scoring pass is kept. A scoring pass of its own, layers that run again, a second crossing of the vocabulary and padding
+are not useful. Weights are those of layers and output head; looking up an embedding is free. The steps' prompts, some
+twenty tokens, are left out, and so are groups whose rewards are all equal. Peak is the data sheet's (`PEAK_FLOPS`).
 
-    python -m benchmarks.gpu_check                                    # one H100, under nine minutes
-    python -m benchmarks.gpu_check --parts memory trl                 # these again, beside what the file holds
-    python -m benchmarks.gpu_check --device cpu --quick --out q.json  # a test of this script
+Peak memory of passes is what torch has allocated at most; of steps, what all processes had taken of the card, most of
+which is the share that vLLM is given (35 %).
+
+A device's results are one file, results/gpu/<device>.json, written after each part. What it holds is not measured
+again, and a part that may not end in time is left to the next call: the same command, given again, goes on.
+
+    python -m benchmarks.gpu_check                                    # one H100, ten minutes a call
+    python -m benchmarks.gpu_check --parts ours-0.5B-4k trl-0.5B-4k --again
+    python -m benchmarks.gpu_check --table                            # the table of benchmarks/README.md alone
+    python -m benchmarks.gpu_check --device cpu --out /tmp/gpu --readme /tmp/copy.md      # a test of this script
 """
 
 import copy
@@ -41,6 +51,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -49,23 +60,23 @@ import torch
 import torch._dynamo
 import tyro
 from torch import Tensor
-from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
-from benchmarks import RESULTS, ROOT, memory
+from benchmarks import HERE, RESULTS, ROOT, throughput
 from benchmarks.measure import (
-    as_flags,
+    CardMemory,
     check_known,
     environment,
     peak_memory,
     random_qwen,
-    read_metrics,
     reset_peak_memory,
     worker_environment,
 )
 from benchmarks.pretrain_tiny import make_tokenizer
-from benchmarks.scaling import SIZES, Shape
-from common import InputError
+from benchmarks.report import markdown
+from benchmarks.scaling import GIB, SIZES, Shape
+from benchmarks.throughput import why
+from common import InputError, records
 from common.policy import Policy
 
 TEMPERATURE = 0.7  # of the equality checks: 1 would hide a forgotten one
@@ -75,30 +86,46 @@ FLOOR = {
     "float32": {"logprobs": 2e-6, "entropy": 4e-6, "gradient": 1e-6, "worst parameter": 5e-6},
     "bfloat16": {"logprobs": 0.0, "entropy": 0.0, "gradient": 0.0, "worst parameter": 0.0},
 }
-PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16
-TARGET_MFU = 0.3
+# Dense bfloat16, float32 sums, by the data sheets; a name holds one of these words, and the first one counts.
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}
 SHAPES = {name: SIZES[name] for name in ("0.5B", "1.5B")}
+LENGTHS = {"4k": 4096, "16k": 16_384}
 SMALL = Shape("small", layers=3, hidden=256, intermediate=384, heads=4, kv_heads=2, vocabulary=2003, head_width=64)
 TINY = Shape("tiny", layers=2, hidden=32, intermediate=48, heads=2, kv_heads=1, vocabulary=258, head_width=16)
+STEPS = [f"{side}-{name}-{length}" for name in SHAPES for length in LENGTHS for side in throughput.OWNERS]
 
 
 @dataclass
 class Args:
-    parts: tuple[str, ...] = ("equality", "0.5B", "1.5B", "learning", "compiled", "memory", "trl", "verl")
+    parts: tuple[str, ...] = ("equality", *(f"passes-{name}" for name in SHAPES), *STEPS, "compiled")
     device: str = "cuda"
-    quick: bool = False
-    """tiny shapes, few steps: a test of this script and not of the machine"""
-    limit: float = 530
-    """seconds for all parts; one that is reached later is left out, and the file says so"""
-    part_limit: float = 150
+    """cpu: tiny shapes, a test of this script and not of the machine"""
+    again: bool = False
+    """measure parts that the file holds too"""
+    table: bool = False
+    """measure nothing: write the table"""
+    limit: float = 570
+    """seconds for a call; a part starts only if `part_limit` of them are left"""
+    part_limit: float = 280
     """seconds for a part, which is then stopped; its rows so far are kept"""
     isolate: bool = True
     """a process for each part; without, one part's failure on the GPU can spoil the next"""
     threads: int = 8
     """OMP_NUM_THREADS of every process"""
     seed: int = 1
-    out: Path = RESULTS / "gpu.json"
-    """results, beside those of parts that earlier commands measured"""
+    out: Path = RESULTS / "gpu"
+    """where the file of each device is"""
+    readme: Path = HERE / "README.md"
+    """gets the table of all devices, between its two comments"""
 
 
 # --- Equality ---------------------------------------------------------------------------------------------------------
@@ -290,7 +317,7 @@ def check_equality(cases: tuple[Case, ...], options: dict, dtypes: tuple[torch.d
             except InputError as reason:
                 yield row | {"skipped": str(reason)}
             except Exception as reason:
-                yield row | {"passed": False, "raised": last_line(reason)}
+                yield row | {"passed": False, "raised": why(reason)}
 
 
 def check_offloading(options: dict) -> Iterator[dict]:
@@ -327,150 +354,106 @@ def compiled(options: dict) -> Iterator[dict]:
     yield from check_equality(*((cases[:1], options, dtypes[1:]) if options["quick"] else (cases, options, dtypes)))
 
 
-# --- Speed ------------------------------------------------------------------------------------------------------------
+# --- Passes -----------------------------------------------------------------------------------------------------------
 
 
-def useful_flops(shape: Shape, prompts: Tensor, responses: Tensor, passes: int) -> float:
-    """Of rows with these lengths, `passes` times a forward pass: one to score, three for forward and backward.
+def useful_flops(shape: Shape, rows: float, prompt: float, response: float) -> float:
+    """Of one forward and one backward pass over rows of so many tokens.
 
     The last token of a row is predicted and never read. Attention has two products of read x read x width per layer,
     of which the causal half is needed.
     """
-    read = prompts + responses - 1
-    weights = shape.layers * shape.layer_parameters() * read.sum().item()
-    attention = shape.layers * shape.heads * shape.head_width * read.square().sum().item()  # 2 products, half of each
-    head = shape.hidden * shape.vocabulary * responses.sum().item()
-    return passes * 2.0 * (weights + attention + head)
+    read = prompt + response - 1
+    weights = shape.layers * shape.layer_parameters() * read
+    attention = shape.layers * shape.heads * shape.head_width * read**2
+    head = shape.hidden * shape.vocabulary * response
+    return rows * (2 + 4) * (weights + attention + head)
 
 
 def peak_flops(name: str | None) -> float | None:
-    """Of the GPU with this name, dense bfloat16, by its data sheet; None if it is not in the table."""
+    """Of the GPU with this name; None if it is not in the table."""
     return next((flops for key, flops in PEAK_FLOPS.items() if name and key.lower() in name.lower()), None)
 
 
-def mfu(flops: float, seconds: float, name: str | None) -> float | None:
-    peak = peak_flops(name)
+def mfu(flops: float, seconds: float, device: str) -> float | None:
+    peak = peak_flops(torch.cuda.get_device_name() if device == "cuda" else None)
     return flops / seconds / peak if peak else None
-
-
-def row_lengths(kind: str, tokens: int, length: int) -> Tensor:
-    """Lengths of rows with about `tokens` in all: each `length`, or log-uniform from an eighth of it to twice it."""
-    if kind == "even":
-        return torch.full((tokens // length,), length)
-    draws = torch.rand(8 * tokens // length, generator=torch.Generator().manual_seed(0))
-    lengths = (length * 2 ** (4 * draws - 3)).long()
-    return lengths[lengths.cumsum(0) <= tokens]
 
 
 @dataclass
 class Variant:
-    """Flags of one run, and the rows that it is timed on."""
+    """Flags of a policy, and whether all rows are one micro-batch whose graph `score` keeps."""
 
     options: dict
-    rows: str = "even"
-    kept: bool = False  # all rows in one micro-batch, whose graph score keeps
+    kept: bool = False
 
     def name(self) -> str:
-        flags = ", ".join(self.options) or "no flags"
-        return f"{self.rows} rows, {flags}{', graph kept' if self.kept else ''}"
+        return ", ".join([*self.options, *(["graph kept"] if self.kept else [])]) or "no flags"
 
 
 COMPILED, PACKED, CHECKPOINTING = {"compiled": True}, {"packing": True}, {"gradient_checkpointing": True}
-VARIANTS = {
-    "0.5B": (
-        Variant({}),
-        Variant({}, "ragged"),
-        Variant(PACKED, "ragged"),
-        Variant(CHECKPOINTING),
-        Variant(COMPILED),
-        Variant(COMPILED, kept=True),
-        Variant(COMPILED | PACKED, "ragged"),
-        Variant(COMPILED | CHECKPOINTING),
-    ),
-    "1.5B": (
-        Variant({}),
-        Variant(CHECKPOINTING),
-        Variant(COMPILED),
-        Variant(COMPILED | CHECKPOINTING),
-        Variant(COMPILED | CHECKPOINTING | PACKED, "ragged"),
-    ),
-}
+VARIANTS = (
+    Variant({}),
+    Variant({}, kept=True),
+    Variant(PACKED, kept=True),
+    Variant(CHECKPOINTING),
+    Variant(COMPILED | PACKED, kept=True),
+    Variant(COMPILED | CHECKPOINTING),
+)
+PROMPT, MICRO_BATCH_TOKENS = 64, 16_384
 
 
-@dataclass
-class Load:
-    """What a variant is timed on."""
-
-    micro_batch_tokens: int = 16_384
-    micro_batches: int = 2
-    length: int = 1024  # of a row, prompt included
-    prompt: int = 64
-    repeats: int = 3
-
-
-QUICK_LOAD = Load(micro_batch_tokens=128, length=32, prompt=4, repeats=2)
-
-
-def time_variant(shape: Shape, variant: Variant, load: Load, device: str, seed: int) -> dict:
-    """Seconds of score, backward and step, their median over the repeats; tokens per second, MFU, peak memory."""
-    gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    tokens = load.micro_batch_tokens * (1 if variant.kept else load.micro_batches)
-    totals = row_lengths(variant.rows, tokens, load.length)
-    prompts, responses = torch.full_like(totals, load.prompt), totals - load.prompt
-    batch = random_batch(prompts, responses, shape.vocabulary, torch.Generator().manual_seed(seed))
-    grad_logprobs = batch["mask"] * torch.where(torch.arange(len(totals)) % 2 == 0, 1.0, -1.0)[:, None] / totals.sum()
-    rows = torch.ones(len(totals), dtype=torch.bool) if variant.kept else None
-    model = random_model(shape, seed=seed, device=device)
-    policy = make_policy(model, device, micro_batch_tokens=load.micro_batch_tokens, **variant.options)
+def time_variant(shape: Shape, variant: Variant, length: int, options: dict) -> dict:
+    """Medians over three repeats of seconds to score and to update, on two micro-batches or on a kept one."""
+    device, prompt = options["device"], min(PROMPT, length // 2)
+    per_pass = 2 * length if options["quick"] else MICRO_BATCH_TOKENS
+    rows = per_pass // length * (1 if variant.kept else 2)
+    generator = torch.Generator().manual_seed(options["seed"])
+    batch = random_batch(*torch.tensor([[prompt], [length - prompt]]).repeat(1, rows), shape.vocabulary, generator)
+    grad_logprobs = torch.randn(batch["mask"].shape, generator=generator) / batch["mask"].sum()
+    model = random_model(shape, options["seed"], device)
+    policy = make_policy(model, device, micro_batch_tokens=per_pass, **variant.options)
+    trained = torch.ones(rows, dtype=torch.bool) if variant.kept else None
     seconds = []
-    for repeat in range(load.repeats + 1):
-        if repeat == 1:
+    for repeat in range(4):
+        if repeat == 1:  # the first one compiles, and asks the driver for memory
             reset_peak_memory(policy.device.type)
         marks = [time.perf_counter()]
-        for part in (lambda: policy.score(batch, rows), lambda: policy.backward(batch, grad_logprobs), policy.step):
+        for part in (lambda: policy.score(batch, trained), lambda: policy.backward(batch, grad_logprobs), policy.step):
             part()
             if device == "cuda":
                 torch.cuda.synchronize()
             marks.append(time.perf_counter())
         seconds.append([after - before for before, after in pairwise(marks)])
-    first, seconds = sum(seconds[0]), seconds[1:]
-    step = statistics.median(sum(parts) for parts in seconds)
-    flops = useful_flops(shape, prompts, responses, 3 if variant.kept else 4)
-    parts = {name: statistics.median(column) for name, column in zip(PHASES, zip(*seconds, strict=True), strict=True)}
+    score, backward, step = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
+    both = score + backward + step
     return {
-        "rows": len(totals),
-        "tokens": totals.sum().item(),
-        "seconds": step,
-        "runs": [sum(parts) for parts in seconds],
-        "phases": parts,
-        "tokens_per_second": totals.sum().item() / step,
-        "useful_flops": flops,
-        "mfu": mfu(flops, step, gpu),
+        "rows": rows,
+        "score": score,
+        "update": backward + step,
+        "runs": seconds,
+        "tokens_per_second": rows * length / both,
+        "mfu": mfu(useful_flops(shape, rows, prompt, length - prompt), both, device),
         "peak_bytes": peak_memory(policy.device.type),
-        "first_step_seconds": first,  # compiling included
     }
 
 
-PHASES = ("score", "backward", "step")
-
-
-def speed(name: str, options: dict) -> Iterator[dict]:
-    """One row a variant; one that the memory is too small for says so."""
+def passes(name: str, options: dict) -> Iterator[dict]:
+    """One row a variant and length; one that the memory is too small for says so."""
     quick = options["quick"]
-    shape, load = (TINY, QUICK_LOAD) if quick else (SHAPES[name], Load())
-    for variant in VARIANTS[name]:
-        if quick and "compiled" in variant.options:
-            continue
-        row = {"variant": variant.name()}
-        try:
-            torch._dynamo.reset()
-            counters.clear()
-            row |= time_variant(shape, variant, load, options["device"], options["seed"])
-            row["graphs"] = counters["stats"]["unique_graphs"]  # compiled; with too many, torch gives up in silence
-        except (InputError, torch.OutOfMemoryError) as reason:
-            row |= {"missing": last_line(reason)}
-        yield row
-        free_memory()
+    shape, lengths = (TINY, {"4k": 32}) if quick else (SHAPES[name], LENGTHS)
+    for label, length in lengths.items():
+        for variant in VARIANTS:
+            if quick and "compiled" in variant.options:
+                continue
+            row = {"model": name, "tokens": label, "what": f"passes, {variant.name()}"}
+            try:
+                torch._dynamo.reset()
+                row |= time_variant(shape, variant, length, options)
+            except (InputError, torch.OutOfMemoryError) as reason:
+                row["missing"] = why(reason)
+            yield row
+            free_memory()
 
 
 def free_memory() -> None:
@@ -479,109 +462,60 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-# --- Memory -----------------------------------------------------------------------------------------------------------
+# --- Steps next to TRL's ----------------------------------------------------------------------------------------------
 
 
-def memory_tables(options: dict) -> Iterator[dict]:
-    """benchmarks.memory by tokens, by vocabulary and by share, in this process."""
-    device, seed, quick = options["device"], options["seed"], options["quick"]
-    by_tokens = [(tokens, memory.VOCABULARY) for tokens in (4096, 16_384, 65_536)]
-    points = [*by_tokens, (16_384, 32_000), (16_384, 262_144)]
-    ways = [(way, {}) for way in memory.PASSES] + [("ours", COMPILED)]
-    for tokens, vocabulary in [(64, 600)] if quick else points:
-        for way, flags in ways[:2] if quick else ways:
-            row = {"way": ", ".join([way, *flags]), "tokens": tokens, "vocabulary": vocabulary}
-            about = {"way": way, "tokens": tokens, "vocabulary": vocabulary, "device": device, "seed": seed}
-            yield row | memory.cross(about | {"gradients": "", "flags": flags})
-            free_memory()
-    about = {"tokens": 64, "vocabulary": 600} if quick else {"tokens": 16_384, "vocabulary": memory.VOCABULARY}
-    about |= {"device": device, "seed": seed, "repeats": 1 if quick else 3, "shares": (1.0, 0.5, 0.2, 0.05)}
-    runs = memory.share_pass(about)
-    for share, seconds in runs.items():
-        yield {"share": float(share), "seconds": statistics.median(seconds), "runs": seconds}
-
-
-# --- Learning ---------------------------------------------------------------------------------------------------------
-
-
-def learning(options: dict) -> Iterator[dict]:
-    """The scripts as a user starts them, both at once."""
-    quick = options["quick"]
-    flags = {"device": options["device"], "seed": options["seed"], "backend": "hf", "num_steps": 3 if quick else 100}
-    flags |= {"eval_every": 100, "save_every": 0, "eval_problems": 4 if quick else 64}
-    flags |= {"num_prompts": 4, "eval_samples": 4} if quick else {}
-    with tempfile.TemporaryDirectory() as directory:
-        runs = {}
-        for name in ("grpo", "kl_cov"):
-            place = Path(directory) / name
-            with place.with_suffix(".log").open("w") as log:
-                command = [sys.executable, str(ROOT / "algos" / f"{name}.py"), *as_flags(flags | {"output_dir": place})]
-                runs[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        for name, process in runs.items():
-            place = Path(directory) / name
-            row = {"algorithm": name}
-            if process.wait():
-                yield row | {"failed": last_line(place.with_suffix(".log").read_text())}
-            else:
-                yield row | summary_of_run(read_metrics(place))
-
-
-def summary_of_run(rows: list[dict]) -> dict:
-    """Means of the first and last five steps, pass@1 before and after; seconds are those of the steps alone."""
-    steps = [row for row in rows if "rollout/reward" in row]
-    measured = [row for row in rows if "eval/pass@1" in row]
-    seconds = [row["time/step"] for row in steps]
-    found = {"steps": len(steps), "seconds": sum(seconds), "seconds_per_step": statistics.median(seconds)}
-    for key in ("rollout/reward", "policy/entropy", "rollout/sampler_gap_mean"):
-        found[key] = [statistics.mean(row[key] for row in part) for part in (steps[:5], steps[-5:])]
-    return found | {"eval/pass@1": [measured[0]["eval/pass@1"], measured[-1]["eval/pass@1"]]}
-
-
-# --- Next to others ---------------------------------------------------------------------------------------------------
-
-
-def others(package: str, part: str, options: dict) -> Iterator[dict]:
-    """One part of benchmarks.throughput, whole."""
-    if find_spec(package) is None:
-        yield {"missing": f"{package} is not installed"}
+def steps(part: str, options: dict) -> Iterator[dict]:
+    """The steps of one side, by benchmarks.throughput: phases, and what the card had to hold."""
+    side, name, label = part.split("-")
+    device, quick = options["device"], options["quick"]
+    shape, length = (TINY, 24) if quick else (SHAPES[name], LENGTHS[label])
+    engine = device == "cuda" and find_spec("vllm") is not None
+    row = {"model": name, "tokens": label, "what": {"ours": "algos/grpo.py", "trl": "TRL"}[side]}
+    row["what"] += f", {'vLLM' if engine else 'transformers'} samples"
+    if side == "trl" and find_spec("trl") is None:
+        yield row | {"missing": "trl is not installed"}
         return
-    flags = ["--num-steps=15", "--probe-steps=6"]
-    if options["quick"]:
-        flags = ["--num-steps=2", "--warmup-steps=1", "--num-prompts=2", "--trl-settings", "one batch"]
     with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "throughput.json"
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.throughput",
-            "--parts",
-            part,
-            f"--out={out}",
-            "--repeats=1",
-            *flags,
-        ]
-        command += [f"--device={options['device']}", f"--threads={options['threads']}", f"--seed={options['seed']}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        yield json.loads(out.read_text()) if done.returncode == 0 else {"failed": done.stderr.strip()[-500:]}
+        random_model(shape, options["seed"], device).save_pretrained(directory)
+        make_tokenizer().save_pretrained(directory)
+        free_memory()
+        args = throughput.Args(
+            repeats=1,
+            threads=options["threads"],
+            seed=options["seed"],
+            model=Path(directory),
+            device=device,
+            num_prompts=2,
+            max_response_length=length,
+            num_steps=3 if length == LENGTHS["4k"] else 2,
+            warmup_steps=1,
+            learning_rate=1e-6,
+            reward_mode="random",
+            gradient_checkpointing=name == "1.5B",
+        )
+        rows = args.num_prompts * args.num_generations
+        setting = throughput.TRL_VLLM if engine else {}
+        setting = setting | {"micro_batches": max(1, rows * length // MICRO_BATCH_TOKENS)}
+        measure = {
+            "ours": lambda seed: throughput.our_steps(args, seed, True, "vllm" if engine else "hf"),
+            "trl": lambda seed: throughput.measure_trl(args, setting, True, seed=seed),
+        }[side]
+        with CardMemory(device) as card:
+            found = throughput.alternate(args, {side: measure}, partial(print, file=sys.stderr), may_be_missing=True)
+    if side in found["missing"]:
+        yield row | {"missing": found["missing"][side], "peak_bytes": card.peak}
+        return
+    [run] = found["runs"][side]
+    flops = useful_flops(shape, rows * (1 - run["zero_spread"]), 0, run["length"])
+    yield row | run | {"mfu": mfu(flops, run["score"] + run["update"], device), "peak_bytes": card.peak}
 
 
 # --- Parts ------------------------------------------------------------------------------------------------------------
 
-PARTS = {
-    "equality": equality,
-    "0.5B": lambda options: speed("0.5B", options),
-    "1.5B": lambda options: speed("1.5B", options),
-    "learning": learning,
-    "compiled": compiled,
-    "memory": memory_tables,
-    "trl": lambda options: others("trl", "step", options),
-    "verl": lambda options: others("verl", "verl", options),
-}
-
-
-def last_line(error: Exception | str) -> str:
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:500]
+PARTS = {"equality": equality, "compiled": compiled}
+PARTS |= {f"passes-{name}": partial(passes, name) for name in SHAPES}
+PARTS |= {part: partial(steps, part) for part in STEPS}
 
 
 def worker(part: str, options: dict) -> None:
@@ -602,7 +536,7 @@ def run_part(part: str, options: dict, limit: float, isolate: bool) -> dict:
             for row in PARTS[part](options):
                 rows.append(row)
         except Exception as error:
-            stopped = last_line(error)
+            stopped = why(error)
     else:
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             command = [sys.executable, "-m", "benchmarks.gpu_check", "worker", part, json.dumps(options)]
@@ -611,7 +545,7 @@ def run_part(part: str, options: dict, limit: float, isolate: bool) -> dict:
             try:
                 if process.wait(limit):
                     err.seek(0)
-                    stopped = last_line(err.read()) or f"exit status {process.returncode}"
+                    stopped = why(err.read()) or f"exit status {process.returncode}"
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)  # with what it has started itself
                 process.wait()
@@ -622,75 +556,104 @@ def run_part(part: str, options: dict, limit: float, isolate: bool) -> dict:
     return found | ({"stopped": stopped} if stopped else {})
 
 
-def verdict(parts: dict[str, dict]) -> dict:
-    """What the numbers say: equality checks that pass and those that do not, and the best MFU against the target."""
-    checks = [row for name in ("equality", "compiled") for row in parts.get(name, {}).get("rows", [])]
-    stopped = {name: parts[name]["stopped"] for name in ("equality", "compiled") if "stopped" in parts.get(name, {})}
-    result = {
-        "equal": sum(row.get("passed", False) for row in checks),
-        "unequal": [f"{row['case']}, {row['dtype']}" for row in checks if row.get("passed") is False]
-        + [f"{name}: {reason}" for name, reason in stopped.items()],
-        "skipped": [f"{row['case']}, {row['dtype']}: {row['skipped']}" for row in checks if "skipped" in row],
-    }
-    for name in SHAPES:
-        timed = [row for row in parts.get(name, {}).get("rows", []) if row.get("mfu")]
-        if timed:
-            best = max(timed, key=lambda row: row["mfu"])
-            passed = best["mfu"] >= TARGET_MFU
-            result[name] = {"mfu": best["mfu"], "variant": best["variant"], "target": TARGET_MFU, "passed": passed}
-    return result
+def checks(report: dict) -> tuple[int, list[str]]:
+    """How many equality checks passed, and which did not or could not be finished."""
+    parts = {name: report["parts"][name] for name in ("equality", "compiled") if name in report["parts"]}
+    rows = [row for part in parts.values() for row in part["rows"]]
+    unequal = [f"{row['case']}, {row['dtype']}" for row in rows if row.get("passed") is False]
+    unequal += [f"{name}: {part['stopped']}" for name, part in parts.items() if "stopped" in part]
+    return sum(row.get("passed", False) for row in rows), unequal
+
+
+# --- Table ------------------------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- gpu -->", "<!-- /gpu -->"
+HEADS = "model|tokens a row||sampling, s|rewards|scoring|update|tokens/s|MFU|peak GiB".split("|")
+
+
+def table(reports: list[dict]) -> str:
+    """What all devices' files hold, in Markdown; a sentence where there is none."""
+    if not reports:
+        return "No GPU has been measured yet."
+    return "\n\n".join("\n".join(device_table(report)) for report in reports)
+
+
+def device_table(report: dict) -> list[str]:
+    about, (equal, unequal) = report["commands"][-1], checks(report)
+    versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in about["packages"].items())
+    where = f"Driver {about['driver']}, CUDA {about['cuda']}, {versions}; commit {about['commit']}."
+    said = f"Equality checks: {equal} pass{', and these do not: ' + '; '.join(unequal) if unequal else ''}."
+    rows = []
+    for part, found in report["parts"].items():
+        rows += [cells(row) for row in found["rows"] if "what" in row]
+        if "stopped" in found and part not in ("equality", "compiled"):
+            rows.append(["-", "-", f"{part}: {found['stopped']}", *["-"] * (len(HEADS) - 3)])
+    return [f"**{report['device']}.** {where} {said}", "", *markdown(HEADS, rows)]
+
+
+def cells(row: dict) -> list[str]:
+    def number(key: str, form: str, scale: float = 1.0) -> str:
+        return format(row[key] / scale, form) if row.get(key) is not None else "-"
+
+    what = row["what"] + (f": {row['missing']}" if "missing" in row else "")
+    seconds = (number(phase, ".2f") for phase in throughput.PHASES)
+    speed = number("tokens_per_second", ",.0f"), number("mfu", ".1%"), number("peak_bytes", ".1f", GIB)
+    return [row["model"], row["tokens"], what.replace("|", "/"), *seconds, *speed]
+
+
+def write_table(args: Args) -> None:
+    before, _, rest = args.readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"error: {args.readme} has no {BEGIN} and {END} to write the table between")
+    found = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
+    args.readme.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}")
+
+
+# --- Main -------------------------------------------------------------------------------------------------------------
 
 
 def machine(args: Args) -> dict:
-    """Where this ran. `matmul_flops`: what an 8,192-wide bfloat16 product reaches, for the share of the data sheet."""
-    about = environment("gpu_check", args, ("torch", "transformers", "trl", "verl", "vllm", "triton"))
-    about |= {"cuda": torch.version.cuda, "peak_flops": peak_flops(about["gpu"])}
-    if args.device == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(query, capture_output=True, text=True) if shutil.which(query[0]) else None
-        about |= {
-            "driver": driver.stdout.strip() if driver else None,
-            "gpu_bytes": torch.cuda.get_device_properties(0).total_memory,
-            "matmul_flops": matmul_flops(8192),
-        }
-    return about
-
-
-def matmul_flops(n: int) -> float:
-    """Operations per second of a bfloat16 product of random square matrices on the GPU."""
-    a, b = torch.randn(2, n, n, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        a @ b
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(20):
-        a @ b
-    torch.cuda.synchronize()
-    return 20 * 2.0 * n**3 / (time.perf_counter() - started)
+    """Where this ran."""
+    about = environment("gpu_check", args, ("torch", "transformers", "trl", "vllm", "triton"))
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.split() if shutil.which(query[0]) else []
+    commit = records.environment()["commit"]
+    return about | {"driver": driver[0] if driver else None, "cuda": torch.version.cuda, "commit": commit}
 
 
 def main(args: Args) -> int:
-    """Measure, write, print; the exit status."""
+    """Measure what is not there yet, and write it and the table after each part; the exit status."""
     check_known("parts", args.parts, PARTS)
+    if args.table:
+        write_table(args)
+        return 0
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device is here; --device cpu --quick tests this script")
-    deadline = time.perf_counter() + args.limit
-    report = json.loads(args.out.read_text()) if args.out.exists() else {"commands": [], "parts": {}}
-    report["commands"].append(machine(args))
-    free_memory()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    options = {"device": args.device, "quick": args.quick, "seed": args.seed, "threads": args.threads}
-    for part in args.parts:
-        left = min(args.part_limit, deadline - time.perf_counter())
-        found = run_part(part, options, left, args.isolate) if left > 0 else {"rows": [], "stopped": "no time left"}
+        raise SystemExit("error: no CUDA device is here; --device cpu tests this script")
+    if args.device == "cpu" and (args.out == Args.out or args.readme == Args.readme):
+        raise SystemExit("error: tiny shapes on a CPU are no results: name --out and --readme elsewhere")
+    started = time.perf_counter()
+    device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    file = args.out / f"{device.replace(' ', '-').replace('/', '-')}.json"
+    report = json.loads(file.read_text()) if file.exists() else {"device": device, "commands": [], "parts": {}}
+    wanted = [part for part in args.parts if args.again or part not in report["parts"]]
+    if wanted:
+        report["commands"].append(machine(args))
+        file.parent.mkdir(parents=True, exist_ok=True)
+    options = {"device": args.device, "quick": args.device == "cpu", "seed": args.seed, "threads": args.threads}
+    for number, part in enumerate(wanted):
+        if number and time.perf_counter() - started + args.part_limit > args.limit:
+            print(f"left to the next call: {', '.join(wanted[number:])}", file=sys.stderr)
+            break
+        found = run_part(part, options, args.part_limit, args.isolate)
         report["parts"][part] = found | {"command": len(report["commands"]) - 1}
-        report["verdict"] = verdict(report["parts"])
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-        said = f"{len(found['rows'])} rows in {found.get('seconds', 0):.0f} s"
+        report["parts"] = {name: report["parts"][name] for name in PARTS if name in report["parts"]}
+        file.write_text(json.dumps(report, indent=1) + "\n")
+        write_table(args)
+        said = f"{len(found['rows'])} rows in {found['seconds']:.0f} s"
         print(f"{part}: {said}{', ' + found['stopped'] if 'stopped' in found else ''}", file=sys.stderr, flush=True)
-    print(json.dumps(report))
-    print(json.dumps(report["verdict"], indent=1), file=sys.stderr)
-    return 1 if report["verdict"]["unequal"] else 0
+    print("\n".join(device_table(report)))
+    return 1 if checks(report)[1] else 0
 
 
 if __name__ == "__main__":

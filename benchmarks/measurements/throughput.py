@@ -75,6 +75,7 @@ TRL_SETTINGS = {
     "four micro-batches": {"micro_batches": 4},
     "static cache": {"cache_implementation": "static"},
 }
+TRL_VLLM = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.35}
 PHASES = ("rollout", "verify", "score", "update")
 OWNERS = ("ours", "trl")  # how the names of the measured sides begin
 QUIET = 0.05  # share of the processors that others may keep busy during a pair that counts
@@ -108,6 +109,10 @@ class Args:
     probe_steps: int = 8
     """steps for each of TRL's settings, warm-up included"""
     learning_rate: float = 1e-4
+    reward_mode: str = "verifier"
+    """random: a coin toss on both sides, for a model that is never right"""
+    gradient_checkpointing: bool = False
+    """on both sides"""
 
 
 # --- A training step --------------------------------------------------------------------------------------------
@@ -143,6 +148,8 @@ def our_steps(args: Args, seed: int, passive: bool, backend: str = "hf") -> dict
         "update_epochs": 1,
         "max_response_length": args.max_response_length,
         "learning_rate": args.learning_rate,
+        "reward_mode": args.reward_mode,
+        "gradient_checkpointing": args.gradient_checkpointing,
         "warmup_steps": 0,
         "eval_every": 0,
         "save_every": 0,
@@ -174,7 +181,7 @@ def trl_steps(options: dict) -> dict:
     batch_size = options["num_prompts"] * size
     stream = countdown(options["seed"]).take(options["num_prompts"] * options["num_steps"])  # as algos/grpo.py does
     by_prompt = {problem.prompt: problem for problem in stream}
-    verifier = Verifier()
+    verifier = Verifier(options["reward_mode"], options["seed"])
     timer = Timer()
     ends, steps = [], []
 
@@ -226,7 +233,7 @@ def trl_steps(options: dict) -> dict:
         "shuffle_dataset": False,  # the stream's order
         "use_cpu": on_cpu,
         "bf16": not on_cpu,  # as ours; default: True
-        "gradient_checkpointing": False,  # default: True, which is slower
+        "gradient_checkpointing": options["gradient_checkpointing"],  # default: True, which is slower
         "per_device_train_batch_size": batch_size // micro_batches,
         "gradient_accumulation_steps": micro_batches,
         "num_generations": size,
@@ -299,10 +306,9 @@ def compare_steps(args: Args, show: Callable) -> dict:
 
 def compare_vllm(args: Args, show: Callable) -> dict:
     """Both with vLLM in the trainer's process; a side that cannot says why."""
-    setting = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.35}
     measures = {
         "ours": lambda seed: our_steps(args, seed, True, "vllm"),
-        "trl": lambda seed: measure_trl(args, setting, True, seed=seed),
+        "trl": lambda seed: measure_trl(args, TRL_VLLM, True, seed=seed),
     }
     if find_spec("vllm") is None:
         return {"missing": dict.fromkeys(measures, "vllm is not installed"), "runs": {}}
@@ -327,14 +333,14 @@ def alternate(
             except SystemExit as error:
                 if not may_be_missing:
                     raise
-                missing[side] = last_line(str(error))
+                missing[side] = why(str(error))
                 show(f"{side} does not run here: {missing[side]}")
                 del runs[side]
         show(", ".join([f"step, seed {seed}", *(f"{side} {runs[side][-1]['median']:.3f} s" for side in runs)]))
     medians = {side: [run["median"] for run in runs[side]] for side in runs}
     return ({"missing": missing} if may_be_missing else {}) | {
         "runs": runs,
-        "load_of_others": max(run["load_of_others"] or 0.0 for found in runs.values() for run in found),
+        "load_of_others": max((run["load_of_others"] or 0.0 for found in runs.values() for run in found), default=0.0),
         "median_seconds": {side: statistics.median(values) for side, values in medians.items()},
         "min_seconds": {side: min(values) for side, values in medians.items()},
         "ratios": ratios(runs),
@@ -366,8 +372,11 @@ def ratios(runs: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:500]
+def why(error: BaseException | str) -> str:
+    """One line of what an error or a failed process has said: that memory ran out if it did, else its last one."""
+    said = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if "OutOfMemoryError" in line), lines[-1] if lines else "")[:300]
 
 
 # --- The loss path next to verl's -------------------------------------------------------------------------------------
