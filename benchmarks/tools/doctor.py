@@ -2,7 +2,8 @@
 
     python -m benchmarks.doctor runs/grpo-countdown-s1-20260101-120000
 
-Prints where the run started and where it is, and every finding of common/health.py at the first step where it held.
+Prints where the run started and where it is, and every finding of common/health.py at the first step where it held;
+of a run of the embedded model on countdown, also what the comparison's runs teach (benchmarks.evidence).
 Exit status: 0 nothing found, 1 something found, 2 not a run.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import evidence
 from common import InputError
 from common.arguments import exit_on_bad_input
 from common.health import SHORT, findings, mean
@@ -37,11 +39,14 @@ def read(directory: Path) -> tuple[dict, list[dict]]:
     return args, records
 
 
-def history(records: list[dict], args: dict) -> list[tuple[int, str, str]]:
-    """(step at which it first held, name, what it said last) of every finding of the run."""
+def history(records: list[dict], args: dict, learned: dict | None = None) -> list[tuple[int, str, str]]:
+    """(step at which it first held, name, what it said last) of every finding of the run; `learned`: the evidence."""
     first, texts = {}, {}
     for count in range(1, len(records) + 1):
-        for name, text in findings(records[:count], args).items():
+        found = findings(records[:count], args)
+        if learned and evidence.applies(args):
+            found |= evidence.lessons(records[:count], learned)
+        for name, text in found.items():
             first.setdefault(name, records[count - 1]["step"])
             texts[name] = text
     return [(step, name, texts[name]) for name, step in first.items()]
@@ -71,9 +76,12 @@ if __name__ == "__main__":
         f"{args['algorithm']} on {args['task']}, seed {args['seed']}: {records[-1]['step'] if records else 0} of"
     )
     console.print(f"{args['num_steps']} steps", summary(records))
-    found = history(records, args)
+    learned = evidence.read()
+    found = history(records, args, learned)
     for step, name, text in found:
         console.print(f"[bold]step {step}, {name}:[/bold] {text}")
     if not found:
         console.print("nothing looks wrong")
+    if evidence.applies(args):
+        console.print(f"limits of recovery and signs of destruction: {evidence.where_from(learned)}", style="dim")
     raise SystemExit(bool(found))
