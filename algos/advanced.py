@@ -46,9 +46,8 @@ from common.verifier import Verifier
 # tensor speaks of response token t of row b. The batch, one dict:
 #   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
 #   mask (B, T) bool          response tokens, the end token included
-#   rewards (B,)              the verifier's 0/1
+#   rewards (B,), truncated (B,) bool    the verifier's 0/1; whether a response was cut off at max_response_length
 #   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
-#   truncated (B,) bool       cut off at max_response_length
 #   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, in the trainer's arithmetic
 #   entropy (B, T)            nats, whole vocabulary, same policy and temperature
 #   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
@@ -182,9 +181,7 @@ class Args:
 
     def __post_init__(self) -> None:
         if self.update_epochs * self.num_minibatches == 1:
-            basics.warn_once(
-                "KL-Cov does nothing with one update per rollout, where its penalty is 0; see --num-minibatches"
-            )
+            basics.warn_once("KL-Cov does nothing with one update per rollout: its penalty is 0; see --num-minibatches")
 
     # [/algo]
 
@@ -206,12 +203,10 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     state["steps"] = done + 1
     batch["kl_cov_coef"] = args.kl_cov_coef * (max(0.0, 1 - done / args.num_steps) if args.kl_cov_anneal else 1.0)
     error = batch["entropy"][batch["mask"]].mean().item() - args.target_entropy
-    integral = state.get("integral", 0.0)  # of past errors, without this one
-    wanted = args.kp * error + args.ki * integral
-    alpha = min(1.0, max(-1.0, wanted))
+    wanted = args.kp * error + args.ki * state.get("integral", 0.0)  # of past errors, without this one
+    batch["alpha"] = alpha = min(1.0, max(-1.0, wanted))
     if alpha == wanted or error * wanted < 0:  # anti-windup: not further into the bound
-        state["integral"] = integral + error
-    batch["alpha"] = alpha
+        state["integral"] = state.get("integral", 0.0) + error
     return {"algo/alpha": alpha}
 
 
@@ -283,8 +278,7 @@ if __name__ == "__main__":
 
     for step in run.steps():
         timer = basics.Timer()
-        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
-        torch.manual_seed(basics.random_seed(args.seed, step))
+        torch.manual_seed(basics.random_seed(args.seed, step))  # of both alone, so that a resumed run repeats a step
         policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
 
         # --- 5. Sample ------------------------------------------------------------------------------------------------
@@ -299,8 +293,7 @@ if __name__ == "__main__":
         )
         # [/algo]
         batch = make_batch(samples)
-        if step == run.first_step:
-            run.show_first_step(samples)
+        run.show_first_step(samples)
 
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):
@@ -337,14 +330,12 @@ if __name__ == "__main__":
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
         metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
-        if run.evaluates(step):
-            metrics |= measure(step)
+        metrics |= measure(step) if run.evaluates(step) else {}
         # [algo: end]
         if args.curriculum_samples > 0 and step in [args.num_steps * k // args.stages for k in range(1, args.stages)]:
             policy.reset_optimizer()  # a stage has ended
         # [/algo]
-        run.log(step, metrics)
-        run.log_samples(step, samples, batch)
+        run.log(step, metrics, samples, batch)
         if run.saves(step):
             run.save(step)
     run.finish()

@@ -51,9 +51,8 @@ from common.verifier import Verifier
 # tensor speaks of response token t of row b. The batch, one dict:
 #   prompt_ids (B, Tp) prompt_mask (B, Tp) response_ids (B, T)   tokens, padded left / right; the mask is True on tokens
 #   mask (B, T) bool          response tokens, the end token included
-#   rewards (B,)              the verifier's 0/1
+#   rewards (B,), truncated (B,) bool    the verifier's 0/1; whether a response was cut off at max_response_length
 #   likely_trained (B,) bool  a guess, for score to keep a graph: responses to the prompt have different rewards
-#   truncated (B,) bool       cut off at max_response_length
 #   old_logprobs (B, T)       under the policy that sampled, at the rollout temperature, in the trainer's arithmetic
 #   entropy (B, T)            nats, whole vocabulary, same policy and temperature
 #   rollout_logprobs (B, T)   old_logprobs as the sampler reported them
@@ -257,8 +256,7 @@ if __name__ == "__main__":
 
     for step in run.steps():
         timer = basics.Timer()
-        # All randomness of a step is a function of (seed, step), so that a resumed run repeats it.
-        torch.manual_seed(basics.random_seed(args.seed, step))
+        torch.manual_seed(basics.random_seed(args.seed, step))  # of both alone, so that a resumed run repeats a step
         policy.learning_rate = args.learning_rate * min(1.0, step / max(1, args.warmup_steps))
 
         # --- 5. Sample ------------------------------------------------------------------------------------------------
@@ -273,8 +271,7 @@ if __name__ == "__main__":
         )
         # [/algo]
         batch = make_batch(samples)
-        if step == run.first_step:
-            run.show_first_step(samples)
+        run.show_first_step(samples)
 
         # --- 6. Score and assign credit -------------------------------------------------------------------------------
         with timer("score"):
@@ -311,12 +308,10 @@ if __name__ == "__main__":
 
         # --- 8. Log, evaluate, save -----------------------------------------------------------------------------------
         metrics |= mean_of_updates(updates) | {"policy/learning_rate": policy.learning_rate} | timer.pop()
-        if run.evaluates(step):
-            metrics |= measure(step)
+        metrics |= measure(step) if run.evaluates(step) else {}
         # [algo: end]
         # [/algo]
-        run.log(step, metrics)
-        run.log_samples(step, samples, batch)
+        run.log(step, metrics, samples, batch)
         if run.saves(step):
             run.save(step)
     run.finish()

@@ -96,6 +96,7 @@ class Run:
         self.failure: str | None = None
         self.stopping = False
         self.failed_saves, self.unsaved = 0, ""  # in a row, and why the last one failed
+        self.shown = False  # whether the first step's arithmetic was
 
     def _find_checkpoint(self) -> None:
         """Set `checkpoint` and what it holds from the newest one of the run to resume."""
@@ -320,9 +321,11 @@ class Run:
 
     # --- Records ---
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Write and show the metrics of a step; numbers that do not exist (no data) become null."""
+    def log(self, step: int, metrics: dict, samples: Sequence = (), batch: dict | None = None) -> None:
+        """Write and show the metrics of a step, and a few of its samples; numbers that do not exist become null."""
         self.records.log(step, metrics)
+        if samples:
+            self.log_samples(step, samples, batch)
 
     def log_samples(self, step: int, samples: list, batch: dict) -> None:
         """Write a few of the step's responses."""
@@ -333,8 +336,10 @@ class Run:
         self.records.log_evaluation(step, counts)
 
     def show_first_step(self, samples: list) -> None:
-        """Show the arithmetic of a step, and one prompt as the model reads it with one response to it, to the token."""
-        self.records.show_first_step(self.policy, samples)
+        """Show a step's arithmetic, and a prompt as the model reads it with a response to it, to the token; once."""
+        if not self.shown:
+            self.records.show_first_step(self.policy, samples)
+        self.shown = True
 
     # --- Checkpoints ---
 
