@@ -43,8 +43,10 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str
     return [head, "|---" * len(heads) + "|", *body]
 
 
-def write_csv(path: Path, rows: Sequence[dict]) -> None:
-    """Rows of the same keys as a table; its folder is made."""
+def write_csv(path: Path, rows: Sequence[dict], digits: int | None = None) -> None:
+    """Rows of the same keys as a table, fractions with so many significant digits; its folder is made."""
+    if digits:
+        rows = [{k: f"{v:.{digits}g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

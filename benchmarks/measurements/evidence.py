@@ -23,7 +23,8 @@ import tyro
 
 from benchmarks import RESULTS
 from benchmarks.collapse import COLUMNS
-from benchmarks.law import column, kept_runs
+from benchmarks.law import kept_runs
+from benchmarks.readings import column
 
 EVIDENCE = RESULTS / "collapse" / "evidence.json"
 LEAST = 10  # runs behind a limit

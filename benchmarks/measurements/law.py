@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 
 from benchmarks import RESULTS
+from benchmarks.readings import column
 from benchmarks.report import markdown, plus_minus
 from common.curves import BLUE, GREEN, INK, MUTED, ORANGE, RED, STYLE
 
@@ -100,11 +101,6 @@ def kept_runs(rows: Path) -> list[dict]:
     """The records of all finished runs of the two regimes, as benchmarks.collapse wrote them; none of the tuning's."""
     files = (path for regime in ("off-policy", "on-policy") for path in sorted((rows / regime).glob("*.json")))
     return [json.loads(path.read_text()) for path in files]
-
-
-def column(record: dict, name: str) -> np.ndarray:
-    """A training column of a record over its windows of five steps; NaN where there is no number."""
-    return np.array([np.nan if value is None else value for value in record["training"][name]], dtype=float)
 
 
 def guesses_of(records: Iterable[dict]) -> list[dict]:

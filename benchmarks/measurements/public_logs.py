@@ -30,7 +30,7 @@ import tyro
 
 from benchmarks import RESULTS
 from benchmarks.law import GUESSES, SHARES, against, error_table, explained, guess, sentences
-from benchmarks.report import markdown
+from benchmarks.report import markdown, write_csv
 from common.curves import BLUE, INK, MUTED, STYLE
 
 KEYS = {"entropy": re.compile(r"actor/entropy(?:_loss)?:(\S+)"), "reward": re.compile(r"critic/score/mean:(\S+)")}
@@ -72,14 +72,6 @@ def read_table(path: Path, words: Sequence[str] = ("name",)) -> list[dict]:
         return [{k: v if k in words else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def write_table(path: Path, rows: Sequence[dict]) -> None:
-    """Four significant digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-
-
 def fit(name: str, log: dict[str, np.ndarray]) -> list[dict]:
     """A row for each share of the log that is fitted."""
     entropy, reward = log["entropy"], log["reward"]
@@ -108,8 +100,8 @@ def read_logs(folder: Path, out: Path) -> None:
     if not fits:
         raise SystemExit(f"error: no log in {folder} with {LEAST} rows of step, entropy and reward")
     out.mkdir(parents=True, exist_ok=True)
-    write_table(out / "fits.csv", fits)
-    write_table(out / "series.csv", series)
+    write_csv(out / "fits.csv", fits, digits=4)
+    write_csv(out / "series.csv", series, digits=4)
 
 
 # --- Report -----------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from benchmarks.collapse import FIRST, REGIMES, SIZE
 from benchmarks.explore import play, scene
 from benchmarks.measure import check_known
 from benchmarks.plot import PALETTE
-from benchmarks.report import finite, interval, markdown, plus_minus
+from benchmarks.report import finite, interval, markdown, plus_minus, write_csv
 from benchmarks.rollouts import differentiate
 from common.basics import random_seed
 from common.batch import make_batch
@@ -161,15 +161,6 @@ def read_rows(path: Path) -> list[dict]:
         return [
             {k: v if k in ("method", "optimiser") else float(v) for k, v in row.items()} for row in csv.DictReader(file)
         ]
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Six significant digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def columns(rows: list[dict], prediction: str, **where: object) -> tuple[np.ndarray, np.ndarray]:
@@ -328,7 +319,7 @@ def main(own: Args) -> None:
     if not own.report:
         torch.set_num_threads(1)
         rows = [row for seed in own.seeds for method in own.methods for row in follow(own, method, seed)]
-        write_rows(own.out / "theorem.csv", rows)
+        write_csv(own.out / "theorem.csv", rows, digits=6)
     rows = read_rows(own.out / "theorem.csv")
     (own.out / "theorem.md").write_text(page(rows))
     draw(rows, own.out / "theorem.png")
