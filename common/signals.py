@@ -114,10 +114,13 @@ watching: StopSignals | None = None
 
 
 def forget_in_child() -> None:
-    """A forked process shares the socket: a signal to it would stop this run."""
+    """A forked process shares the socket: a signal to it would stop this run, or another that was never closed."""
     if watching is not None and watching._write.fileno() >= 0:
-        signal.set_wakeup_fd(-1)
         watching.restore()
+        signal.set_wakeup_fd(-1)
+        for number in watching._before:
+            while isinstance(other := getattr(signal.getsignal(number), "__self__", None), StopSignals):
+                signal.signal(number, other._before.get(number) or signal.SIG_DFL)
 
 
 if hasattr(os, "register_at_fork"):

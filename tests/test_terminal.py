@@ -237,20 +237,24 @@ def test_closing_restores_all() -> None:
     assert signal.set_wakeup_fd(descriptor) == -1
 
 
-def test_a_forked_process_does_not_speak_for_the_run(signals: StopSignals) -> None:
-    """A pool's workers are ended by SIGTERM, and share every file with the run."""
+@pytest.mark.parametrize("more", [0, 2])
+def test_a_forked_process_does_not_speak_for_the_run(more: int, signals: StopSignals) -> None:
+    """A pool's workers are ended by SIGTERM, and share every file with the run, and with `more` that are open too."""
+    others = [StopSignals(signals.said.append) for _ in range(more)]
     ready, tell = os.pipe()
     child = os.fork()
     if child == 0:
         os.write(tell, b"x")
-        time.sleep(30)
+        time.sleep(5)
         os._exit(0)
     os.read(ready, 1)
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
+    for other in reversed(others):
+        other.close()
     assert os.WTERMSIG(status) == signal.SIGTERM
     time.sleep(0.05)
-    assert signals.number is None
+    assert signals.number is None and not signals.said
 
 
 # --- Whole runs -------------------------------------------------------------------------------------------------------
