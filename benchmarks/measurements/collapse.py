@@ -402,8 +402,6 @@ def main(args: Args) -> None:
     check_known("only", args.only, TIERS)
     check_known("arms", args.arms, ARMS)
     check_known("regimes", args.regimes, REGIMES)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     # The tuning of a list is done beside the runs of the one before, so that no core waits for long.
     plan = rounds(args)
     before: list[Job] = []
@@ -421,4 +419,6 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     main(tyro.cli(Args))
