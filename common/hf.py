@@ -21,6 +21,7 @@ from common.passes import empty_model
 from common.policy import Policy
 
 CACHE_BYTES = {"cpu": 2**32, "cuda": 2**34}  # of keys and values held at a time
+BLOCK = 512  # words of a vocabulary that a draw looks at together
 
 # What may stand between softmax and draw: probabilities (R, V), how many tokens were drawn before -> weights (R, V).
 Transform = Callable[[Tensor, int], Tensor]
@@ -39,11 +40,32 @@ def uniform_noise(seed: int, indices: Sequence[int], n: int, length: int) -> Ten
 
 
 def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
-    """Invert the cumulative distribution: probabilities (R, V), noise (R,) in [0, 1) -> token ids (R,)."""
-    cumulative = probabilities.double().cumsum(-1)
-    # Scaling by the last entry makes rounding in the sum harmless; right=True never picks a token of probability 0.
+    """Invert the cumulative distribution: probabilities (R, V), noise (R,) in [0, 1) -> token ids (R,).
+
+    Of many words first a block is drawn, then a word in it: all of their cumulative distribution in float64 costs more
+    than the softmax. A block's sum is rounded in the probabilities' dtype, as they are themselves.
+    """
+    words = probabilities.shape[1]
+    if words <= 2 * BLOCK:
+        return pick(probabilities.double().cumsum(-1), noise)[:, 0]
+    whole = words - words % BLOCK  # the words left over are a shorter block
+    sums = probabilities[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
+    sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True)], 1).double()
+    ends = sums.cumsum(-1)
+    block = pick(ends, noise)
+    share = sums.gather(1, block)
+    # Where in the block's share the noise lies is again a number in [0, 1).
+    rest = (noise[:, None] * ends[:, -1:] - ends.gather(1, block) + share) / share
+    index = block * BLOCK + torch.arange(BLOCK, device=block.device)
+    inside = probabilities.gather(1, index.clamp(max=words - 1)) * (index < words)
+    return (block * BLOCK + pick(inside.double().cumsum(-1), rest[:, 0].clamp(0, 1 - 2**-53)))[:, 0]
+
+
+def pick(cumulative: Tensor, noise: Tensor) -> Tensor:
+    """Cumulative weights (R, N) in float64, noise (R,) in [0, 1) -> drawn indices (R, 1)."""
+    # Scaling by the last entry makes rounding in the sum harmless; right=True never picks a weight of 0.
     threshold = noise[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=probabilities.shape[-1] - 1)
+    return torch.searchsorted(cumulative, threshold, right=True).clamp(max=cumulative.shape[1] - 1)
 
 
 class TopP(NamedTuple):

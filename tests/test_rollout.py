@@ -301,6 +301,17 @@ def test_draw_never_picks_what_has_no_probability(total: float) -> None:
     assert (tokens[:16] == 1).all() and (tokens[16:32] == 149_999).all()
 
 
+@pytest.mark.parametrize("words", [2 * common.hf.BLOCK + 1, 3 * common.hf.BLOCK, 5 * common.hf.BLOCK - 1])
+def test_draw_of_many_words_is_that_of_one_cumulative_distribution(words: int) -> None:
+    """By blocks: the same tokens in float64, and in float32 but for noise that lies on the edge between two."""
+    generator = torch.Generator().manual_seed(words)
+    probabilities = torch.randn(4000, words, generator=generator, dtype=torch.float64).mul(2).softmax(-1)
+    noise = torch.rand(4000, generator=generator, dtype=torch.float64)
+    whole = common.hf.pick(probabilities.cumsum(-1), noise)[:, 0]
+    assert torch.equal(draw(probabilities, noise), whole) and len(whole.unique()) > words / 3
+    assert (draw(probabilities.float(), noise) != whole).sum() <= 2
+
+
 def test_draw_of_a_certain_token() -> None:
     for token in range(3):
         noise = torch.tensor([0.0, 0.5, LARGEST_NOISE], dtype=torch.float64)
