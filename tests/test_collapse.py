@@ -43,6 +43,8 @@ def test_order_and_seeds() -> None:
     assert seeds["nsr"] == seeds["grpo, random reward"] == [1, 2, 3, 4, 5] and seeds["vapo"] == [1, 2, 3]
     assert [s for r, a, s in order if (r, a) == ("on-policy", "grpo, mixed groups")] == [1, 2, 3]
     assert not [a for r, a, _ in order if r == "on-policy" and a not in (*collapse.FIRST, "grpo, mixed groups")]
+    assert [a for g, a, s in order if (g, s) == ("from-grpo", 3)] == collapse.STARTED
+    assert [(a, s) for g, a, s in order if g == "causes"] == [(arm, 1) for arm in collapse.CAUSES]
     few = collapse.rounds(Args(only=("families",), seeds=(7,)))
     assert few == [[("off-policy", arm, 7) for arm in collapse.TIERS["families"]]]
 
@@ -59,16 +61,18 @@ def test_every_arm_has_a_base_and_every_method_says_what_shows_it_active() -> No
 
 def test_flags_of_every_run_are_those_of_its_script() -> None:
     """And differ from those of its base as its record says, and in nothing else."""
-    for arm, (script, one) in ARMS.items():
+    for arm, (script, one) in collapse.EVERY.items():
         fields = {f.name: f for f in dataclasses.fields(importlib.import_module(f"algos.{script}").Args)}
         knob, values = collapse.knob_of(arm)
         flags = dict(collapse.flags_of(arm, "off-policy", collapse.HORIZON, {knob: values[0]} if knob else {}))
         assert flags.keys() <= fields.keys()
         regime = collapse.REGIMES["on-policy" if METHODS[script].one_update else "off-policy"]
-        assert flags["learning_rate"] == regime["learning_rate"]
+        assert flags["learning_rate"] == one.flags.get("learning_rate", regime["learning_rate"])
         assert ("num_minibatches" in flags) != METHODS[script].one_update
-        own = flags.keys() - {*collapse.SIZE, *collapse.HORIZON, *regime}
-        assert own == {*one.flags, *([knob] if knob else [])}
+        shared = {*collapse.SIZE, *collapse.HORIZON, *regime}
+        assert flags.keys() - shared == {*one.flags, *([knob] if knob else [])} - shared
+        if arm in collapse.CAUSES:
+            assert one.base == script in METHODS and len({*one.flags} - {"clip_ratio_high"}) == 1
         for key, value in [*one.flags.items(), *((knob, value) for value in values)]:
             assert type(value) is type(fields[key].default), (arm, key)
 
@@ -173,6 +177,31 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tiny: Args) -> None:
     record = json.loads(one.file(tiny).read_text())
     assert record["steps"] == 2 and record["resumed_at"] in (1, 2) and record["cpu_seconds"] is None
     assert record["training"]["samples"] == [16] and [e["step"] for e in record["evaluations"]] == [0, 1, 2]
+
+
+def test_runs_from_grpo_begin_at_its_first_good_checkpoint(tiny: Args, monkeypatch) -> None:
+    """Which is found once, by its record; a run from it that was stopped is known again."""
+    args = dataclasses.replace(tiny, arms=("grpo",), regimes=("from-grpo",), seeds=(1,))
+    monkeypatch.setattr(collapse, "ENOUGH", 2.0)
+    with pytest.raises(SystemExit, match=r"no evaluation in 2 steps has pass@1 of 2\.0"):
+        collapse.main(args)
+    assert not [*args.rows.rglob("*.json")]
+    monkeypatch.setattr(collapse, "ENOUGH", 0.0)
+    args = dataclasses.replace(args, work=tiny.work / "anew")
+    collapse.main(args)
+    start, one = (
+        json.loads((args.rows / "from-grpo" / name).read_text()) for name in ("grpo-start-s201.json", "grpo-s1.json")
+    )
+    assert start["seed"] == collapse.START_SEED and start["setting"] == "start" and start["steps"] == 1
+    assert one["group"] == "from-grpo" and one["setting"] == "" and one["steps"] == 2
+    where = Path(one["flags"]["model"])
+    assert where.name == "step-000001" and where.is_dir()
+    job = collapse.main_job(args, "from-grpo", "grpo", 1)
+    directory = args.work / job.name
+    (directory / "checkpoints" / "step-000001").mkdir(parents=True)
+    (directory / "args.json").write_text(json.dumps({"seed": 1} | dict(job.flags) | {"model": str(where.absolute())}))
+    assert collapse.command_of(job, directory)[1] == 1
+    assert collapse.named(ROOT / "runs" / "x") == "runs/x"
 
 
 def test_a_run_of_another_plan_begins_anew(tiny: Args) -> None:

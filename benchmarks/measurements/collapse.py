@@ -10,7 +10,8 @@ on from its last checkpoint under runs/collapse. So this may be killed at any ti
 process of one thread; `--jobs` of them go at a time.
 
 Two regimes: eight updates per rollout, as in the papers, and one. Methods that make one by definition (OPO, OPEFO) are
-run in the second alone and stand in both comparisons.
+run in the second alone and stand in both comparisons. Beside them two groups with tables of their own: `from-grpo` goes
+on from a checkpoint of GRPO, and `causes` changes one flag of methods that destroyed the policy or missed their target.
 """
 
 import json
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,6 +66,31 @@ TIERS = {  # in the order in which they are run
 SEEDS = {"first": 5, "controls": 5, "families": 3, "rest": 3}
 ON_POLICY, ON_POLICY_SEEDS = ["grpo, mixed groups", *FIRST], 3
 
+# Methods that live on wrong answers, and their bases, from GRPO's checkpoint at its first evaluation with pass@1 of
+# ENOUGH or more.
+STARTED, STARTED_SEEDS = ["grpo", "grpo, token mean", "dapo", "nsr", "positive_weight", "qae"], 3
+STARTED_PLAN, START_SEED, ENOUGH = {"num_steps": 200, "eval_every": 50}, 201, 0.35
+
+# One flag changed, to see when a method holds: arms of one seed, held against the method as it is.
+CAUSES: dict[str, tuple[str, Arm]] = {
+    f"{script}, {name}": (script, Arm(script, flags))
+    for script, changes in {
+        "nsr": {
+            "learning rate 3e-5": {"learning_rate": 3e-5},
+            "clip 0.05": {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05},
+            "positive weight 0.5": {"positive_weight": 0.5},
+        },
+        "entropic": {
+            "proportional gain 30": {"kp": 30.0},
+            "integral gain 0.1": {"ki": 0.1},
+            "all tokens as lever": {"high_prob_threshold": 0.0},
+            "target 0.15": {"target_entropy": 0.15},
+        },
+    }.items()
+    for name, flags in changes.items()
+}
+EVERY, GROUPS = ChainMap(ARMS, CAUSES), (*REGIMES, "from-grpo", "causes")
+
 WINDOW, DIGITS = 5, 4  # training numbers are means over so many steps, with so many significant digits
 COLUMNS = {
     "reward": "rollout/reward",
@@ -92,7 +119,8 @@ class Args:
     """of first, controls, families, rest; by default all"""
     arms: tuple[str, ...] = ()
     """by default all"""
-    regimes: tuple[str, ...] = tuple(REGIMES)
+    regimes: tuple[str, ...] = GROUPS
+    """of off-policy, on-policy, from-grpo, causes; by default all"""
     seeds: tuple[int, ...] = ()
     """by default five of the first methods and the controls, three of the others"""
     num_steps: int = HORIZON["num_steps"]
@@ -112,17 +140,17 @@ class Args:
 
 @dataclass(frozen=True)
 class Job:
-    """One run. `group` is a regime or "tuning"; the flags are those that go to the script, without seed and place."""
+    """One run. `group` is one of GROUPS or "tuning"; the flags go to the script, besides those of seed and place."""
 
     group: str
     arm: str
     seed: int
     flags: tuple[tuple[str, object], ...]
-    setting: str = ""  # of a tuning run: the knob and its value
+    setting: str = ""  # of a tuning run: the knob and its value; of the run that others start from: "start"
 
     @property
     def script(self) -> str:
-        return ARMS[self.arm][0]
+        return EVERY[self.arm][0]
 
     @property
     def name(self) -> str:
@@ -135,23 +163,23 @@ class Job:
 
 def knob_of(arm: str) -> tuple[str, tuple]:
     """The flag that is tuned for this arm, and its values; ("", ()) if there is none or the arm sets it itself."""
-    script, one = ARMS[arm]
+    script, one = EVERY[arm]
     knob = one.knob or METHODS[script].knob
     return ("", ()) if knob is None or knob[0] in one.flags else knob
 
 
 def source_of_knob(arm: str) -> str:
     """The arm whose tuning is this one's: the method's own, unless the arm has a knob for itself."""
-    script, one = ARMS[arm]
+    script, one = EVERY[arm]
     return arm if one.knob else script
 
 
 def regime_of(arm: str, regime: str) -> str:
-    return "on-policy" if METHODS[ARMS[arm][0]].one_update else regime
+    return "on-policy" if METHODS[EVERY[arm][0]].one_update else regime
 
 
 def flags_of(arm: str, regime: str, plan: dict, knob: dict) -> tuple[tuple[str, object], ...]:
-    script, one = ARMS[arm]
+    script, one = EVERY[arm]
     settings = SIZE | plan | REGIMES[regime_of(arm, regime)] | one.flags | knob
     if METHODS[script].one_update:
         del settings["num_minibatches"]  # it has no other
@@ -188,36 +216,55 @@ def tuned(args: Args, arm: str) -> dict[str, object]:
     return {knob: chosen}
 
 
-def main_job(args: Args, regime: str, arm: str, seed: int) -> Job:
-    plan = HORIZON | {"num_steps": args.num_steps}
-    return Job(regime_of(arm, regime), arm, seed, flags_of(arm, regime, plan, tuned(args, arm)))
+def main_job(args: Args, group: str, arm: str, seed: int) -> Job:
+    if group == "from-grpo":
+        plan = STARTED_PLAN | {"num_steps": min(args.num_steps, STARTED_PLAN["num_steps"])}
+        flags = (*flags_of(arm, "off-policy", plan, tuned(args, arm)), ("model", named(checkpoint_to_start(args))))
+        return Job(group, arm, seed, flags)
+    plan, regime = HORIZON | {"num_steps": args.num_steps}, group if group in REGIMES else "off-policy"
+    group = regime_of(arm, regime) if group in REGIMES else group
+    return Job(group, arm, seed, flags_of(arm, regime, plan, tuned(args, arm)))
+
+
+def start_job(args: Args, steps: int) -> Job:
+    """GRPO for so many steps: the run whose checkpoint others start from."""
+    plan = HORIZON | {"num_steps": steps}
+    return Job("from-grpo", "grpo", START_SEED, flags_of("grpo", "off-policy", plan, {}), "start")
+
+
+def checkpoint_to_start(args: Args) -> Path:
+    """Where the run of `start_job` has its last checkpoint; raises LookupError before it is good enough."""
+    saved = checkpoints_of(args.work / start_job(args, 0).name)
+    if not saved or not start_job(args, 0).file(args).exists():
+        raise LookupError("GRPO's checkpoint is not there yet")
+    return saved[-1]
+
+
+def named(path: Path) -> str:
+    """A path as the flags of a run name it: relative to the repository inside of it."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def rounds(args: Args) -> list[list[tuple[str, str, int]]]:
-    """(regime, arm, seed) in the order of PLAN.md, in lists; a list's tuning is done before it begins."""
+    """(group, arm, seed) in the order of PLAN.md, in lists; a list's tuning is done before it begins."""
 
-    def wanted(regime: str, tier: str, arm: str, seed: int) -> bool:
-        return (
-            regime in args.regimes
-            and (not args.only or tier in args.only)
-            and (not args.arms or arm in args.arms)
-            and (seed in args.seeds if args.seeds else True)
-        )
+    def wanted(group: str, arms: Iterable[str], seed: int, seeds: int, tier: str = "") -> list[tuple[str, str, int]]:
+        if group not in args.regimes or (args.only and tier not in args.only):
+            return []
+        if (args.seeds and seed not in args.seeds) or (not args.seeds and seed > seeds):
+            return []
+        return [(group, arm, seed) for arm in arms if not args.arms or arm in args.arms]
 
     every = []
     for seed in args.seeds or range(1, max(SEEDS.values()) + 1):
-        off = [
-            [("off-policy", arm, seed) for arm in arms if wanted("off-policy", tier, arm, seed)]
-            for tier, arms in TIERS.items()
-            if args.seeds or seed <= SEEDS[tier]
-        ]
-        on = [
-            ("on-policy", arm, seed)
-            for arm in ON_POLICY
-            if wanted("on-policy", "first" if arm in FIRST else "controls", arm, seed)
-            and (args.seeds or seed <= ON_POLICY_SEEDS)
-        ]
-        every += [*off, on]
+        every += [wanted("off-policy", arms, seed, SEEDS[tier], tier) for tier, arms in TIERS.items()]
+        mixed, *first = ON_POLICY
+        every.append(
+            wanted("on-policy", [mixed], seed, ON_POLICY_SEEDS, "controls")
+            + wanted("on-policy", first, seed, ON_POLICY_SEEDS, "first")
+        )
+        every += [wanted("from-grpo", STARTED, seed, STARTED_SEEDS), wanted("causes", CAUSES, seed, 1)]
     return [one for one in every if one]
 
 
@@ -237,20 +284,14 @@ def command_of(one: Job, directory: Path) -> tuple[list[str], int]:
     except (OSError, ValueError):
         recorded = {}
     saved = checkpoints_of(directory)
-    if saved and all(recorded.get(key) == value for key, value in flags.items()):
+    if saved and all(recorded.get(key) == value for key, value in flags.items() if key != "model"):
         return [*script, "--resume", str(directory)], int(saved[-1].name.partition("-")[2])
     shutil.rmtree(directory, ignore_errors=True)
     return [*script, *as_flags(flags), "--output-dir", str(directory)], 0
 
 
-def run(args: Args, one: Job) -> str:
-    """Do one run and keep its file; what came of it, in a few words."""
-    directory = (args.work / one.name).absolute()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        command, begun = command_of(one, directory)
-    except InputError:
-        return "left alone: another process is at it"
+def execute(args: Args, one: Job, command: list[str]) -> tuple[int, str, int]:
+    """Run a script to its end: exit status, the last line that it said of an error, CPU seconds."""
     settings = {"cwd": ROOT, "env": worker_environment(1), "stdout": subprocess.DEVNULL, "text": True}
     settings["start_new_session"] = True  # Ctrl-C comes to this process alone, which asks them once
     with (args.work / f"{one.name}.err").open("w+") as errors:
@@ -263,12 +304,49 @@ def run(args: Args, one: Job) -> str:
         processes.discard(process)
         errors.seek(0)
         said = errors.read().strip().splitlines()
-    reason = said[-1] if said else ""
+    return process.returncode, said[-1] if said else "", round(usage.ru_utime + usage.ru_stime)
+
+
+def make_start(args: Args) -> None:
+    """Train GRPO until an evaluation is good enough, and keep its record. Checkpoints stay in the work folder alone.
+
+    50 steps at a time: a longer run is its shorter one, gone on with.
+    """
+    every = HORIZON["eval_every"]
+    directory = (args.work / start_job(args, 0).name).absolute()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    for steps in range(every, args.num_steps + 1, every):
+        one = start_job(args, steps)
+        flags = {"seed": one.seed} | dict(one.flags)
+        saved = checkpoints_of(directory)
+        if not saved or int(saved[-1].name.partition("-")[2]) < flags["num_steps"]:
+            script = [sys.executable, str(ROOT / "algos" / f"{one.script}.py")]
+            where = {"resume": directory, "num_steps": steps} if saved else flags | {"output_dir": directory}
+            status, reason, _ = execute(args, one, [*script, *as_flags(where)])
+            if status or STOPPED.is_set():
+                raise SystemExit(f"{one.name}: stopped ({status}) {reason}")
+        record = compact(directory, one, None, 0, None)
+        if record["evaluations"][-1]["pass@1"] >= ENOUGH:
+            one.file(args).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(one.file(args), as_lines(record))
+            return
+    raise SystemExit(f"{one.name}: no evaluation in {steps} steps has pass@1 of {ENOUGH} or more")
+
+
+def run(args: Args, one: Job) -> str:
+    """Do one run and keep its file; what came of it, in a few words."""
+    directory = (args.work / one.name).absolute()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        command, begun = command_of(one, directory)
+    except InputError:
+        return "left alone: another process is at it"
+    status, reason, seconds = execute(args, one, command)
     # 1 with a reason: the run ended itself, as it does when updates are no longer finite. That is a result.
-    if process.returncode and not (process.returncode == 1 and reason.startswith("error: ")):
-        return f"stopped ({process.returncode}) {reason}"
-    seconds = None if begun else round(usage.ru_utime + usage.ru_stime)
-    record = compact(directory, one, seconds, begun, reason if process.returncode else None)
+    if status and not (status == 1 and reason.startswith("error: ")):
+        return f"stopped ({status}) {reason}"
+    seconds = None if begun else seconds
+    record = compact(directory, one, seconds, begun, reason if status else None)
     one.file(args).parent.mkdir(parents=True, exist_ok=True)
     write_whole(one.file(args), as_lines(record))
     shutil.rmtree(directory)
@@ -352,7 +430,7 @@ def compact(directory: Path, one: Job, seconds: int | None, resumed_at: int, end
         "arm": one.arm,
         "group": one.group,
         "seed": one.seed,
-        "base": ARMS[one.arm][1].base,
+        "base": EVERY[one.arm][1].base,
         "script": one.script,
         "setting": one.setting,
         "flags": dict(one.flags),
@@ -400,21 +478,23 @@ def as_lines(record: dict) -> str:
 
 def main(args: Args) -> None:
     check_known("only", args.only, TIERS)
-    check_known("arms", args.arms, ARMS)
-    check_known("regimes", args.regimes, REGIMES)
+    check_known("arms", args.arms, EVERY)
+    check_known("regimes", args.regimes, GROUPS)
     # The tuning of a list is done beside the runs of the one before, so that no core waits for long.
     plan = rounds(args)
     before: list[Job] = []
     for part in [*plan, []]:
         run_all(args, before + tuning_jobs(args, [arm for _, arm, _ in part]))
+        if not args.dry_run and not STOPPED.is_set() and any(group == "from-grpo" for group, _, _ in part):
+            make_start(args)
         if STOPPED.is_set():
             raise SystemExit("stopped; the same command goes on from here")
         before = []
-        for regime, arm, seed in part:
+        for group, arm, seed in part:
             try:
-                before.append(main_job(args, regime, arm, seed))
+                before.append(main_job(args, group, arm, seed))
             except LookupError as error:
-                print(f"{regime}, {arm}, seed {seed}: not run, {error}", flush=True)
+                print(f"{group}, {arm}, seed {seed}: not run, {error}", flush=True)
     print(f"{len([*args.rows.rglob('*.json')])} runs are kept in {args.rows}")
 
 
