@@ -135,6 +135,34 @@ def test_a_verdict_on_a_destroyed_policy_says_so(tmp_path: Path) -> None:
     assert after and all(verdict.endswith(claims.DESTROYED) for verdict in after)
 
 
+def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> None:
+    """From GRPO's checkpoint, whose own run is none of the arms, and with a flag changed: nothing is promised there."""
+    rows = tmp_path / "rows"
+    keep(rows, "grpo", 2)
+    keep(rows, "nsr", 2)
+    keep(rows, "nsr, clip 0.05", 1, "causes")
+    usual = made(tmp_path)
+    for arm in ("grpo", "nsr"):
+        keep(rows, arm, 2, "from-grpo")
+    start = record([[1, 1], [2, 1]], "grpo", 201) | {"setting": "start", "steps": 50}
+    start["evaluations"][-1] |= {"pass@1": 0.375, "pass@32": 0.9}
+    (rows / "from-grpo" / "grpo-start-s201.json").write_text(json.dumps(start))
+    text = made(tmp_path)
+    assert "GRPO's checkpoint of step 50 (seed 201), where pass@1 is 0.38 and pass@32 0.90" in text
+    table = text.partition("## From GRPO's checkpoint")[2].partition("## When")[0]
+    assert re.search(r"\| grpo \| \| 2 \| 0\.500 ± 0\.000 \|.*\| never, never \|", table)
+    assert re.search(r"\| nsr \| grpo \| 2 \| 0\.500 ± 0\.000; \+0\.000 \(.*\) no effect \|", table)
+    causes = text.partition("## When NSR and EntroPIC hold")[2].partition("## Tuning")[0].partition("## What")[0]
+    assert re.findall(r"\n\| (nsr[^|]*) \| (\d)", causes) == [("nsr", "1"), ("nsr, clip 0.05", "1")]
+    assert "- from GRPO's checkpoint: grpo (2 of 3); grpo, token mean (0 of 3)" in text
+    assert "nsr, learning rate 3e-5; nsr, positive weight 0.5" in text
+
+    def promised(page: str) -> str:
+        return page.partition("## All promises")[2].partition("## Off-policy")[0]
+
+    assert promised(text) == promised(usual)
+
+
 def test_the_value_that_is_kept_is_shown(tmp_path: Path) -> None:
     folder = tmp_path / "rows" / "tuning"
     folder.mkdir(parents=True)

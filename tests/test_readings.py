@@ -41,6 +41,7 @@ def record(
         "arm": arm,
         "group": "off-policy",
         "seed": seed,
+        "setting": "",
         "flags": {"eval_samples": 4, "num_steps": steps[-1]},
         "active": [*active],
         "ended": None,

@@ -23,7 +23,19 @@ import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
 from benchmarks import ROOT, collapse
-from benchmarks.collapse import ARMS, ON_POLICY, ON_POLICY_SEEDS, REGIMES, SEEDS, TIERS, active_columns
+from benchmarks.collapse import (
+    ARMS,
+    CAUSES,
+    ON_POLICY,
+    ON_POLICY_SEEDS,
+    REGIMES,
+    SEEDS,
+    STARTED,
+    STARTED_PLAN,
+    STARTED_SEEDS,
+    TIERS,
+    active_columns,
+)
 from benchmarks.methods import FAMILIES, METHODS, Claim
 from benchmarks.plot import DASHES, PALETTE, band
 from benchmarks.readings import (
@@ -40,6 +52,7 @@ from benchmarks.readings import (
     effect,
     judge,
     load,
+    load_group,
 )
 from benchmarks.report import markdown, plus_minus
 from common.curves import INK, MUTED, STYLE
@@ -280,6 +293,57 @@ def tuning_table(args: Args) -> list[str]:
     return markdown(("arm", "setting", *MARGINS, ""), rows) if rows else []
 
 
+def started_table(runs: Regime) -> list[str]:
+    """Where the arms end that begin at GRPO's checkpoint, and their effects."""
+    pairs = [(arm, base_of(arm)) for arm in STARTED if base_of(arm)]
+    judged, rows = compared(runs, "from-grpo", pairs), []
+    for arm in STARTED:
+        if mine := runs.get(arm, {}):
+            gone = [run.destroyed() for run in mine.values()]
+            step = ", ".join("never" if one is None else str(one) for one in gone)
+            found = judged.get((arm, base_of(arm)), [])
+            effects = [f"{number(one.found)} {one.verdict}".strip() for one in found] or [""] * len(MARGINS)
+            cells = [f"{end}; {less}".strip("; ") for end, less in zip(ends(runs, arm), effects, strict=True)]
+            rows.append((arm, base_of(arm), len(mine), *cells, step))
+    return markdown(("arm", "less", "seeds", *MARGINS, "destroyed at"), rows) if rows else []
+
+
+def causes_table(causes: Regime, runs: Regime) -> list[str]:
+    """The methods as they are and with one flag changed, on the seeds of the changed ones."""
+    rows = []
+    for script in dict.fromkeys(script for script, _ in CAUSES.values()):
+        some = {arm: causes[arm] for arm, (own, _) in CAUSES.items() if own == script and arm in causes}
+        usual = {seed: run for seed, run in runs.get(script, {}).items() if any(seed in each for each in some.values())}
+        for arm, mine in {script: usual, **some}.items() if some else ():
+            for seed, run in mine.items():
+                passed = " ".join(f"{run.at('pass@1', step).mean():.2f}" for step in (100, 200, 300, 400))
+                entropy = " ".join(f"{run.at('entropy', step)[0]:.2f}" for step in (100, 200, 300, 400))
+                gone = run.destroyed()
+                last = [f"{run.at(outcome, run.horizon).mean():.3f}" for outcome in ("pass@32", "coverage")]
+                rows.append((arm, seed, passed, entropy, *last, "never" if gone is None else gone))
+    heads = ("arm", "seed", "pass@1 at 100, 200, 300, 400", "entropy there", "pass@32", "coverage", "destroyed at")
+    return markdown(heads, rows) if rows else []
+
+
+def further_section(args: Args, runs: Regime) -> list[str]:
+    """The two groups beside the regimes: from GRPO's checkpoint, and what one flag changes."""
+    own, lines = collapse.Args(rows=args.rows), []
+    if started := load_group(args.rows, "from-grpo"):
+        start = json.loads(collapse.start_job(own, 0).file(own).read_text())
+        begin = start["evaluations"][-1]
+        words = (
+            "nsr, positive_weight and qae live on wrong answers, and the embedded model begins with five wrong in six. "
+            f"Here they and their bases begin at GRPO's checkpoint of step {start['steps']} (seed {start['seed']}), "
+            f"where pass@1 is {begin['pass@1']:.2f} and pass@32 {begin['pass@32']:.2f}, and go on for "
+            f"{STARTED_PLAN['num_steps']} steps off-policy. Each cell: where the arm ends; the difference to its base."
+        )
+        lines += ["## From GRPO's checkpoint\n", f"{words}\n", *started_table(started), ""]
+    if causes := causes_table(load_group(args.rows, "causes"), runs):
+        words = "One flag changed, one seed, off-policy; the flags are in `CAUSES` of `collapse.py`. Without verdicts."
+        lines += ["## When NSR and EntroPIC hold\n", f"{words}\n", *causes, ""]
+    return lines
+
+
 def missing(runs: Regime, regime: str) -> list[str]:
     """What the plan has and no run is kept of."""
     goal = {
@@ -293,6 +357,19 @@ def missing(runs: Regime, regime: str) -> list[str]:
     ]
     lines = [f"- {regime}, not run: {'; '.join(without)}."] if without else []
     return lines + ([f"- {regime}, with fewer seeds than planned: {'; '.join(few)}."] if few else [])
+
+
+def missing_beside(args: Args) -> list[str]:
+    """The same of the groups beside the regimes."""
+    started, causes = load_group(args.rows, "from-grpo"), load_group(args.rows, "causes")
+    few = [
+        f"{arm} ({len(started.get(arm, {}))} of {STARTED_SEEDS})"
+        for arm in STARTED
+        if len(started.get(arm, {})) < STARTED_SEEDS
+    ]
+    without = [arm for arm in CAUSES if arm not in causes]
+    lines = [f"- from GRPO's checkpoint: {'; '.join(few)}."] if few else []
+    return lines + ([f"- of the causes: {'; '.join(without)}."] if without else [])
 
 
 # --- Sentences --------------------------------------------------------------------------------------------------------
@@ -569,6 +646,7 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
     ]
     for regime in REGIMES:
         lines += regime_section(runs[regime], regime, args.out)
+    lines += further_section(args, runs["off-policy"])
     if tuning := tuning_table(args):
         lines += [
             "## Tuning\n",
@@ -577,7 +655,7 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
             "",
         ]
     lines += ["## What was not run\n", *(line for regime in REGIMES for line in missing(runs[regime], regime))]
-    lines += ["- nsr, positive_weight and qae from GRPO's checkpoint, with their bases."]
+    lines += missing_beside(args)
     if due := seeds_due(runs["off-policy"]):
         lines += [f"- Two more seeds are due for: {'; '.join(due)}."]
     return "\n".join([*lines, "", PUBLISHED]) + "\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.collapse import ARMS, REGIMES, decode, regime_of
+from benchmarks.collapse import ARMS, EVERY, REGIMES, decode, regime_of
 from benchmarks.report import T_QUANTILE
 from common.evaluate import pass_at_k
 
@@ -146,16 +146,22 @@ def stopped(run: Run) -> Run:
 Regime = dict[str, dict[int, Run]]  # arm -> seed -> run
 
 
+def load_group(rows: Path, group: str) -> Regime:
+    """The kept runs of one folder, but for those of tuning and the one that others start from."""
+    runs: Regime = {}
+    for path in sorted((rows / group).glob("*.json")):
+        record = json.loads(path.read_text())
+        if not record["setting"]:
+            runs.setdefault(record["arm"], {})[record["seed"]] = read(record)
+    return {arm: dict(sorted(runs[arm].items())) for arm in EVERY if arm in runs}
+
+
 def load(rows: Path) -> dict[str, Regime]:
     """All kept runs, by regime; what makes one update by definition stands in both. GRPO, stopped, is an arm too."""
-    found = {}
+    kept, found = {regime: load_group(rows, regime) for regime in REGIMES}, {}
     for regime in REGIMES:
-        runs: Regime = {}
-        for arm in ARMS:
-            records = map(json.loads, (path.read_text() for path in (rows / regime_of(arm, regime)).glob("*.json")))
-            mine = {record["seed"]: read(record) for record in records if record["arm"] == arm}
-            if mine:
-                runs[arm] = dict(sorted(mine.items()))
+        own = {arm: kept[regime_of(arm, regime)].get(arm) for arm in ARMS}
+        runs = {arm: seeds for arm, seeds in own.items() if seeds}
         if "grpo" in runs:
             runs[STOPPED] = {seed: stopped(run) for seed, run in runs["grpo"].items()}
         found[regime] = runs
@@ -164,7 +170,7 @@ def load(rows: Path) -> dict[str, Regime]:
 
 def base_of(arm: str) -> str:
     """The arm that it is held against; "" for GRPO."""
-    return "grpo" if arm == STOPPED else ARMS[arm][1].base
+    return "grpo" if arm == STOPPED else EVERY[arm][1].base
 
 
 # --- Readings ---------------------------------------------------------------------------------------------------------
