@@ -1,4 +1,4 @@
-"""The metrics that every algorithm logs, defined once. The README's glossary says what each one means.
+"""The metrics that every algorithm logs, defined once. The glossary of common/README.md says what each one means.
 
 A mean over tokens is over all valid response tokens of the batch, never a mean of means.
 """
