@@ -1,6 +1,7 @@
 """benchmarks.claims on made-up runs: any part of them makes a page, its words follow from the numbers by rule."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def test_a_method_that_is_its_control_has_not_shown_its_idea(tmp_path: Path) -> 
     table = "\n".join(claims.control_table(runs, claims.against_controls(runs, "off-policy")))
     assert re.search(r"kl_cov, random selection .* idea not shown \|", table)
     assert re.search(r"kl_cov, annealed .* no difference shown \|", table)
-    assert any("1 do not differ from it: `kl_cov`" in line for line in claims.sentences(load(tmp_path / "rows")))
+    said = claims.sentences(Args(rows=tmp_path / "rows"), load(tmp_path / "rows"))
+    assert any("1 do not differ from it: `kl_cov`" in line for line in said)
 
 
 def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_destroyed_and_ended_runs_are_shown(tmp_path: Path) -> None:
     keep(tmp_path / "rows", "nsr", 1)
     text = made(tmp_path)
     assert "| grpo | seed 1: 100 | seed 1, step 100: error: not finite |" in text
-    assert "Runs with pass@1 under half of the start's: `grpo`." in text
+    assert "Runs with pass@1 under half of the start's: `grpo` (1 of 1 run, from step 100)." in text
     assert "2.0, 2.1, WHICH ARE NOT ONE VERSION" in text
 
 
@@ -161,6 +163,25 @@ def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> N
         return page.partition("## All promises")[2].partition("## Off-policy")[0]
 
     assert promised(text) == promised(usual)
+    assert "From GRPO's checkpoint (pass@1 0.38) `nsr` ends at 0.50 where GRPO goes on to 0.50; 0 of 2 runs" in text
+
+
+def test_who_ends_highest_is_said_of_arms_with_as_many_seeds(tmp_path: Path) -> None:
+    """clip_cov ends with seven of eight right; forking_tokens would tie it, and has one seed."""
+    for arm, seeds in (("grpo", 2), ("clip_cov", 2), ("forking_tokens", 1)):
+        keep(tmp_path / "rows", arm, seeds)
+    assert re.search(
+        r"Among 2 arms with 2 seeds the highest mean of pass@1 is that of `clip_cov` \(0\.62\)", made(tmp_path)
+    )
+
+
+def test_the_law_is_said_of_runs_that_are_long_enough(tmp_path: Path) -> None:
+    """Of a reward that follows the entropy by the law the forecast is exact, and the reward at that point is not."""
+    entropy = [0.3 - 0.01 * window for window in range(20)]
+    reward = [2 - 1.4 * math.exp(value) for value in entropy]
+    for arm in ("grpo", "dapo"):
+        keep(tmp_path / "rows", arm, 1, entropy=entropy, reward=reward)
+    assert re.search(r"median of 2 runs\).*told the entropy at the end, by 0\.00\.", made(tmp_path))
 
 
 def test_the_value_that_is_kept_is_shown(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
-from benchmarks import ROOT, collapse
+from benchmarks import ROOT, collapse, law
 from benchmarks.collapse import (
     ARMS,
     CAUSES,
@@ -380,64 +380,148 @@ def listed(arms: Sequence[str]) -> str:
     return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + (quoted[-1] if quoted else "none")
 
 
-def sentences(runs: dict[str, Regime]) -> list[str]:
-    """At most ten, each there only if the runs carry it."""
-    off, said = runs["off-policy"], []
-    if not any(runs.values()):
-        return ["No run of the comparison is kept yet."]
-    done = [arm for arm in planned("off-policy") if arm in off and arm != STOPPED]
-    said.append(
-        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, with at most "
-        f"{max(map(len, off.values()), default=0)} of their seeds; with one there is no verdict."
+def number_word(count: int, one: str) -> str:
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
+def of_runs(runs: Regime) -> Iterator[str]:
+    """How much was run, and where GRPO goes."""
+    done = [arm for arm in planned("off-policy") if arm in runs and arm != STOPPED]
+    most = max(map(len, runs.values()), default=0)
+    yield (
+        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, the first methods with up to "
+        f"{number_word(most, 'seed')}; with one seed there is no verdict."
     )
-    if grpo := [*off.get("grpo", {}).values()]:
+    if grpo := [*runs.get("grpo", {}).values()]:
         start, end = (
             [np.mean([run.at(key, step(run)).mean() for run in grpo]) for key in ("pass@1", "pass@32")]
             for step in (lambda run: 0, lambda run: run.horizon)
         )
         entropy = [np.mean([run.training["entropy"][at] for run in grpo]) for at in (0, -1)]
         best = ", ".join(f"{run.steps[run.best()]}" for run in grpo)
-        said.append(
-            f"GRPO ({len(grpo)} seed{'s' * (len(grpo) > 1)}) takes pass@1 from {start[0]:.2f} to {end[0]:.2f} and "
-            f"pass@32 from {start[1]:.2f} to {end[1]:.2f}, while entropy falls from {entropy[0]:.2f} to "
-            f"{entropy[1]:.2f}; its best evaluation by pass@1 is at step {best}."
+        yield (
+            f"GRPO ({number_word(len(grpo), 'seed')}) takes pass@1 from {start[0]:.2f} to {end[0]:.2f} and pass@32 "
+            f"from {start[1]:.2f} to {end[1]:.2f}, while entropy falls from {entropy[0]:.2f} to {entropy[1]:.2f}; its "
+            f"best evaluation by pass@1 is at step {best}."
         )
-    judged = promises(runs)
+
+
+def of_ends(runs: Regime) -> Iterator[str]:
+    """Who ends highest, without a verdict, among the arms with the most seeds."""
+    most = max((len(seeds) for arm, seeds in runs.items() if arm != STOPPED), default=0)
+    ends = {
+        arm: {key: np.mean([run.at(key, run.horizon).mean() for run in seeds.values()]) for key in MARGINS}
+        for arm, seeds in runs.items()
+        if len(seeds) == most and arm != STOPPED
+    }
+    if len(ends) > 1:
+        best = {key: max(ends, key=lambda arm: ends[arm][key]) for key in ("pass@1", "pass@32", "coverage")}
+        words = ", ".join(f"{key} is that of `{arm}` ({ends[arm][key]:.2f})" for key, arm in best.items())
+        yield f"Among {len(ends)} arms with {number_word(most, 'seed')} the highest mean of {words} at the end."
+
+
+def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
+    """How many promises came out how, and whose."""
     decided = [one for one in judged if one.found and one.found.seeds > 1 and one.claim.direction]
+    counts = {
+        word: [one for one in decided if one.verdict.startswith(word)]
+        for word in ("reproduced", "contradicted", "no effect", "inconclusive")
+    }
     if decided:
-        counts = {
-            w: sum(one.verdict.startswith(w) for one in decided)
-            for w in ("reproduced", "contradicted", "no effect", "inconclusive")
-        }
-        said.append(
-            f"Of {len(decided)} promises with a verdict, "
-            + ", ".join(f"{n} are {w}" for w, n in counts.items() if n)
-            + "."
-        )
-        for word in ("reproduced", "contradicted"):
-            if arms := [one.arm for one in decided if one.verdict in (word, f"{word}, small")]:
-                said.append(f"At least one promise is {word} for {listed(arms)}.")
-    bases = against_bases(off, "off-policy")
-    for outcome, word in (("pass@1", "higher"), ("coverage", "higher"), ("entropy", "higher")):
-        tested = [one for some in bases.values() for one in some if one.found and one.found.outcome == outcome]
-        if any(one.found.seeds > 1 for one in tested):
-            arms = [one.arm for one in tested if one.verdict.startswith(word)]
-            said.append(f"{outcome[0].upper() + outcome[1:]} at the end is {word} than the base's for {listed(arms)}.")
-    controls = against_controls(off, "off-policy")
+        said = [
+            f"{len(some)} {'is' if len(some) == 1 else 'are'} {word}"
+            + (f" ({listed([one.arm for one in some])})" if word in ("reproduced", "contradicted") else "")
+            for word, some in counts.items()
+            if some
+        ]
+        yield f"Of {number_word(len(decided), 'promise')} with two or more seeds, {', '.join(said)}."
+
+
+def of_effects(runs: Regime) -> Iterator[str]:
+    """Which arms end higher or lower than their bases, after the correction."""
+    tested = [one for some in against_bases(runs, "off-policy").values() for one in some]
+    if any(one.found and one.found.seeds > 1 for one in tested):
+        found = [
+            f"{outcome} is {word} than the base's for {listed(arms)}"
+            for outcome in MARGINS
+            for word in ("higher", "lower")
+            if (
+                arms := [j.arm for j in tested if j.found and j.found.outcome == outcome and j.verdict.startswith(word)]
+            )
+        ]
+        yield f"At the end {'; '.join(found) or 'no arm differs from its base beyond its interval'}."
+
+
+def of_controls(runs: Regime) -> Iterator[str]:
+    """Whether methods differ from random selection or shuffled weights."""
+    controls = against_controls(runs, "off-policy")
     tested = {pair: some for pair, some in controls.items() if some[0].found and some[0].found.seeds > 1}
-    placebo = [pair for pair in tested if re.search("random|shuffled", pair[1])]
-    if placebo:
+    if placebo := [pair for pair in tested if re.search("random|shuffled", pair[1])]:
         unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
-        said.append(
-            f"Of {len(placebo)} methods held against random selection or shuffled weights, "
+        yield (
+            f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "
             f"{len(unshown)} do not differ from it: {listed(unshown)}."
         )
-    gone = [
-        arm for arm, some in off.items() if arm != STOPPED and any(r.destroyed() is not None for r in some.values())
+
+
+def of_destruction(runs: Regime) -> Iterator[str]:
+    """Which runs lose half of the pass@1 that they began with, and when."""
+    gone = {
+        arm: [step for run in some.values() if (step := run.destroyed()) is not None]
+        for arm, some in runs.items()
+        if arm != STOPPED
+    }
+    words = [
+        f"`{arm}` ({len(steps)} of {number_word(len(runs[arm]), 'run')}, from step {min(steps)})"
+        for arm, steps in gone.items()
+        if steps
     ]
-    if gone:
-        said.append(f"Runs with pass@1 under half of the start's: {listed(gone)}.")
-    return said[:10]
+    if words:
+        yield f"Runs with pass@1 under half of the start's: {', '.join(words)}."
+
+
+def of_started(started: Regime) -> Iterator[str]:
+    """The same methods from GRPO's checkpoint."""
+    if "nsr" in started and "grpo" in started:
+        ends = {
+            arm: np.mean([r.at("pass@1", r.horizon).mean() for r in started[arm].values()]) for arm in ("nsr", "grpo")
+        }
+        begun = np.mean([run.at("pass@1", 0).mean() for run in started["nsr"].values()])
+        gone = sum(run.destroyed() is not None for run in started["nsr"].values())
+        yield (
+            f"From GRPO's checkpoint (pass@1 {begun:.2f}) `nsr` ends at {ends['nsr']:.2f} where GRPO goes on to "
+            f"{ends['grpo']:.2f}; {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
+        )
+
+
+def of_law(records: Sequence[dict]) -> Iterator[str]:
+    """What the law R = -a exp(H) + b can tell of the end from the first part of a run."""
+    share = law.SHARES[0]
+    if some := [row for row in law.guesses_of(records) if row["share"] == share]:
+        error = {name: np.median(law.misses(some, name)) for name in ("law", "ceiling", "last value")}
+        yield (
+            f"R = -a exp(H) + b, fitted on the first {share:.0%} of a run, is off by {error['ceiling']:.2f} (median of "
+            f"{number_word(len(some), 'run')}) as a forecast of the reward at the end, the reward at that "
+            f"point by {error['last value']:.2f}; told the entropy at the end, by {error['law']:.2f}."
+        )
+
+
+def sentences(args: Args, runs: dict[str, Regime]) -> list[str]:
+    """At most ten, each there only if the runs carry it."""
+    if not any(runs.values()):
+        return ["No run of the comparison is kept yet."]
+    off = runs["off-policy"]
+    parts = (
+        of_runs(off),
+        of_ends(off),
+        of_promises(promises(runs)),
+        of_effects(off),
+        of_controls(off),
+        of_destruction(off),
+        of_started(load_group(args.rows, "from-grpo")),
+        of_law(law.kept_runs(args.rows)),
+    )
+    return [sentence for part in parts for sentence in part][:10]
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -634,7 +718,7 @@ def made_with(runs: dict[str, Regime]) -> str:
 def page(args: Args, runs: dict[str, Regime]) -> str:
     lines = [
         HEAD.format(
-            sentences="\n".join(f"- {sentence}" for sentence in sentences(runs)),
+            sentences="\n".join(f"- {sentence}" for sentence in sentences(args, runs)),
             made=made_with(runs),
             level=LEVEL,
             margins=", ".join(f"{outcome} {margin}" for outcome, margin in MARGINS.items()),
@@ -661,14 +745,15 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
     return "\n".join([*lines, "", PUBLISHED]) + "\n"
 
 
-def show_in_readme(runs: Regime) -> None:
-    """Put the first table, and the figure where there is one, between the README's two marks."""
+def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
+    """Put the sentences, the figure where there is one, and the first table between the README's two marks."""
     path = ROOT / "README.md"
     picture = "![pass@32 against pass@1 of all methods](benchmarks/results/collapse/off-policy-front.png)\n\n"
-    table = "\n".join(first_table(runs, [*ON_POLICY, STOPPED]))
+    said = "\n".join(f"- {sentence}" for sentence in sentences(args, runs))
+    table = "\n".join(first_table(runs["off-policy"], [*ON_POLICY, STOPPED]))
     before, _, rest = path.read_text().partition("<!-- claims -->\n")
     _, _, after = rest.partition("<!-- /claims -->\n")
-    shown = picture * bool(runs) + table
+    shown = f"{said}\n\n" + picture * bool(runs["off-policy"]) + table
     path.write_text(f"{before}<!-- claims -->\n{shown}\n\n<!-- /claims -->\n{after}")
 
 
@@ -677,8 +762,8 @@ def main(args: Args) -> None:
     runs = load(args.rows)
     (args.out / "CLAIMS.md").write_text(page(args, runs))
     if args.out == RESULTS:
-        show_in_readme(runs["off-policy"])
-    print("\n".join(sentences(runs)))
+        show_in_readme(args, runs)
+    print("\n".join(sentences(args, runs)))
 
 
 if __name__ == "__main__":
