@@ -148,12 +148,12 @@ Regime = dict[str, dict[int, Run]]  # arm -> seed -> run
 
 def load(rows: Path) -> dict[str, Regime]:
     """All kept runs, by regime; what makes one update by definition stands in both. GRPO, stopped, is an arm too."""
+    kept = {regime: [json.loads(path.read_text()) for path in (rows / regime).glob("*.json")] for regime in REGIMES}
     found = {}
     for regime in REGIMES:
         runs: Regime = {}
         for arm in ARMS:
-            records = map(json.loads, (path.read_text() for path in (rows / regime_of(arm, regime)).glob("*.json")))
-            mine = {record["seed"]: read(record) for record in records if record["arm"] == arm}
+            mine = {record["seed"]: read(record) for record in kept[regime_of(arm, regime)] if record["arm"] == arm}
             if mine:
                 runs[arm] = dict(sorted(mine.items()))
         if "grpo" in runs:
