@@ -51,12 +51,18 @@ LEFT_OUT = (
         "a gradient through a truncated entropy or the top words' ratios, which `backward` does not take",
         ("2509.03493", "2509.25133"),
     ),
-    Absent("TIP", "distillation: it needs a teacher's distribution; its half about entropy is `forking_tokens.py`", ("2604.14084",)),
+    Absent(
+        "TIP",
+        "distillation: it needs a teacher's distribution; its half about entropy is `forking_tokens.py`",
+        ("2604.14084",),
+    ),
     Absent("Vocabulary dropout", "self-play of two models", ("2604.03472",)),
     Absent("Fast-Slow", "prompts that evolve", ("2605.12484",)),
     Absent("LongAct", "updates of a few weights alone, how few is not said", ("2604.14922",)),
     Absent("StraTA", "credit for agents, level by level", ("2605.06642",)),
-    Absent("Mid-training", "training before RL: a recipe for data, whose result `grpo.py --model` takes", ("2605.08472",)),
+    Absent(
+        "Mid-training", "training before RL: a recipe for data, whose result `grpo.py --model` takes", ("2605.08472",)
+    ),
 )
 
 FRAMEWORKS = tuple("TRL verl SkyRL prime-rl slime OpenRLHF ROLL NeMo-RL AReaL ms-swift Trinity-RFT".split())

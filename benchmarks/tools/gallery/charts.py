@@ -18,7 +18,7 @@ COLORS = ("var(--series-1)", "var(--series-2)", "var(--muted)")
 DASHES = ("none", "6 3", "1.5 3")  # so that curves differ without colour too
 TITLES = {"entropy": "Entropy, nats per token"}  # all else is called by its name
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 210, 34, 6, 22, 30
-SPARK = (100, 28)  # width and height of a sparkline
+SPARK = (100, 36)  # width and height of a sparkline
 SPARK_POINTS = 24
 
 
@@ -59,7 +59,9 @@ def chart(name: str, outcome: str, arms: dict[str, list[Run]], regime: str) -> M
     digits = max(0, -int(np.floor(np.log10(ticks[1] - ticks[0]))))
     for tick in ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {up(tick):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 5}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:.{digits}f}</text>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 5}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:.{digits}f}</text>'
+        )
     for step in MaxNLocator(4, integer=True).tick_values(0, last):
         if step <= last:
             where = f'x="{across(step):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle"'

@@ -2,9 +2,11 @@
 
 import functools
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
@@ -22,7 +24,7 @@ PAGES = {
 }
 TITLES = {"law.html": "The law and the theorem"}
 LEADS = {
-    "claims.html": "Every promise of the papers with its effect, interval and verdict on the toy, and all methods by family.",
+    "claims.html": "Every promise of the papers with effect, interval and verdict on the toy; all methods by family.",
     "plan.html": "How the comparison through the collapse is run and read, written down before the first run.",
     "law.html": "Does reward follow entropy as R = -a exp(H) + b, and does entropy change as theory promises?",
     "public_logs.html": "The same law on training logs that others have published.",
@@ -31,11 +33,15 @@ PART = {"plan.html": "claims"}  # of the navigation, where it is not the page's 
 
 
 class Renderer(RendererHTML):
-    """Tables scroll in boxes of their own, and figures say what they are."""
+    """Tables scroll in boxes of their own, named by the heading above; pictures lead to themselves, to be enlarged."""
+
+    def image(self, tokens: list[Token], at: int, options: dict, env: dict) -> str:
+        source = escapeHtml(tokens[at].attrs["src"])
+        return f'<a class="picture" href="{source}">{super().image(tokens, at, options, env)}</a>'
 
     def table_open(self, tokens: list[Token], at: int, options: dict, env: dict) -> str:
-        label = Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">').format(env["heading"])
-        return label + self.renderToken(tokens, at, options, env)
+        box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escapeHtml(env["heading"])}">'
+        return box + self.renderToken(tokens, at, options, env)
 
     def table_close(self, tokens: list[Token], at: int, options: dict, env: dict) -> str:
         return self.renderToken(tokens, at, options, env) + "</div>\n"
@@ -72,24 +78,32 @@ def read(results: Path, file: str, anchors: list[str], demoted: int = 0) -> tupl
     """Title, HTML without it and pictures (place on the site -> file) of a Markdown file; headings `demoted` by levels.
 
     Pictures and links are relative to the file. A link to another file that is a page leads there, one to anything else
-    that is not on the site is its text. `anchors` of the page so far are added to.
+    that is not on the site is its text, as is a picture that is gone; a method's name in a cell leads to its page.
+    `anchors` of the page so far are added to.
     """
     text, folder, pictures = (results / file).read_text(), Path(file).parent, {}
     tokens = parser().parse(text)
     title = tokens[1].content
     assert tokens[0].tag == "h1", f"{file} begins with its title"
     tokens = tokens[3:]
+    for before, token in pairwise(tokens):
+        if before.type == "td_open" and token.content in sync.algorithms():
+            opening = Token("link_open", "a", 1, attrs={"href": f"algorithms/{token.content}.html"})
+            token.children = [opening, *token.children, Token("link_close", "a", -1)]
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{int(token.tag[1]) + demoted}"
         for child in token.children or []:
-            if child.type == "image":
-                source = f"{folder}/{child.attrs['src']}"
+            source = f"{folder}/{child.attrs.get('src')}"
+            if child.type == "image" and not (results / source).exists():
+                child.type = "text"
+            elif child.type == "image":
                 pictures[picture_of(source)] = results / source
                 child.attrSet("src", picture_of(source))
                 child.attrSet("loading", "lazy")
         token.children = linked(token.children or [], folder) if token.type == "inline" else token.children
-    return title, Markup(parser().renderer.render(tokens, parser().options, {"heading": title, "anchors": anchors})), pictures
+    html = parser().renderer.render(tokens, parser().options, {"heading": title, "anchors": anchors})
+    return title, Markup(html), pictures
 
 
 def linked(children: list[Token], folder: Path) -> list[Token]:
@@ -98,7 +112,7 @@ def linked(children: list[Token], folder: Path) -> list[Token]:
     for child in children:
         if child.type == "link_open":
             target = child.attrs["href"]
-            if not re.match("https://|#", target):
+            if not re.match("https://|#|algorithms/", target):
                 target = page_of(f"{folder}/{target}")
                 child.attrSet("href", target)
             dropped = not target
@@ -126,7 +140,7 @@ def document(results: Path, page: str) -> Page | None:
 
 
 def elsewhere_pages() -> dict[str, Page]:
-    """"Left out, and why" and "Method x framework"."""
+    """ "Left out, and why" and "Method x framework"."""
     named = {file for one in elsewhere.ELSEWHERE for file in one.files}
     nowhere = [name for name in sync.algorithms() if name not in named]
     frameworks = {"frameworks": elsewhere.FRAMEWORKS, "rows": elsewhere.ELSEWHERE, "marks": elsewhere.MARKS}

@@ -57,15 +57,19 @@ def verdict(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tu
     found = [judgement for judgement in judged if judgement.found]
     promised = [judgement for judgement in found if judgement.claim and judgement.claim.direction]
     about = promised or [judgement for judgement in found if not judgement.claim]
-    decided = [judgement for judgement in about if judgement.found.seeds > 1]
+    decided = [judgement for judgement in about if judgement.found.seeds > 1 and judgement.verdict != "not measured"]
     if not decided:
         return "no verdict yet", "one seed yet: no verdict" if len(mine) < 2 else "base not run yet: no verdict"
     kinds = [judgement.verdict.partition(",")[0] for judgement in decided]
     if promised:
         kept, broken = kinds.count("reproduced"), kinds.count("contradicted")
+        if kept and broken:
+            return "mixed", f"{kept} reproduced, {broken} contradicted"
         if kept or broken:
-            word = "mixed" if kept and broken else "reproduced" if kept else "contradicted"
-            return word, word
+            word = "reproduced" if kept else "contradicted"
+            return word, word if kept + broken == len(
+                decided
+            ) else f"{word}, {kept + broken} of {len(decided)} promises"
     elif differs := [f"{j.found.outcome} {kind}" for j, kind in zip(decided, kinds, strict=True) if j.says_more]:
         return "differs", ", ".join(differs)
     word = "no effect" if set(kinds) == {"no effect"} else "inconclusive"

@@ -1,7 +1,6 @@
 """The pages about the algorithms: overview, map, one page each, the difference of any two, and the sources."""
 
 import functools
-import json
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ REGION_TITLES = {
     "end": "after the updates",
 }
 SHADES = 8  # steps of the map's colour
+NEAREST = 4  # other files that a page names by their distance
 
 
 def ordered(one: Algorithm, other: Algorithm) -> tuple[Algorithm, Algorithm]:
@@ -133,6 +133,8 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison:
                 print(f"{where} are shown as written: {error}", file=sys.stderr)
         method.append((kind, body))
     parent = everything[one.parent] if one.parent else None
+    far = {other.name: distance(*(each.text for each in ordered(one, other)))[0] for other in everything.values()}
+    near = sorted((other for other in everything.values() if other is not one), key=lambda other: far[other.name])
     return {
         "one": one,
         "parent": parent,
@@ -140,6 +142,7 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison:
         "diff": difference(parent, one) if parent else None,
         "curves": comparison,
         "others": [(other, diff_page_name(one, other)) for other in everything.values() if other is not one],
+        "nearest": [(other, far[other.name], diff_page_name(one, other)) for other in near[:NEAREST]],
         "children": [other for other in everything.values() if other.parent == one.name],
         "region_titles": REGION_TITLES,
         "weight": weights.figure(one.name),

@@ -180,7 +180,6 @@ def highlighted(text: str, language: str = "python") -> tuple[Markup, ...]:
             elif part:
                 lines[-1].append([cls, part])
 
-
     def html_of(cls: str, part: str) -> str:
         part = escape_html(part, quote=False)  # of what stands between tags, a quote is itself
         return f'<span class="{cls}">{part}</span>' if cls else part

@@ -63,7 +63,13 @@ function listing(one, other, part) {
     return part === "code" ? [head + 1, all.slice(head)] : [1, all.slice(0, head)];
   });
   const rows = rowsOf(old, fresh);
+  const small = new Set();
   const near = new Set(rows.flatMap((row, at) => (row[2] ? Array.from({ length: 2 * CONTEXT + 1 }, (_, k) => at + k - CONTEXT) : [])));
+  rows.forEach((_, at) => { // a fold that would save a line or two is not made
+    const edge = (step) => { let to = at; while (rows[to] && !near.has(to)) to += step; return to; };
+    if (!near.has(at) && edge(1) - edge(-1) <= 3) small.add(at);
+  });
+  small.forEach((at) => near.add(at));
   const made = make("div", "code");
   const named = new Set();
   for (let at = 0; at < rows.length;) {
