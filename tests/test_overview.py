@@ -112,7 +112,7 @@ def test_the_page_of_some_runs_and_of_none(some_runs: Path, tmp_path: Path) -> N
     for rows, run in ((some_runs, 9), (tmp_path, 0)):
         text = site.render("index.html", **context(rows))
         assert f"{run} of 53 methods have been run" in text
-        assert text.count("not run yet") == len(ALGORITHMS) - run and text.count('class="spark"') == 2 * run
+        assert text.count(">not run yet<") == len(ALGORITHMS) - run and text.count('class="spark"') == 2 * run
         items = re.findall(r'<li data-name="(\w+)" data-date="([\d.]+)" data-lines="(\d*)"(.*?)>', text)
         assert {name for name, *_ in items} == set(ALGORITHMS)
         assert sum('data-pass-32="' in rest for *_, rest in items) == run

@@ -67,9 +67,8 @@ def verdict(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tu
             return "mixed", f"{kept} reproduced, {broken} contradicted"
         if kept or broken:
             word = "reproduced" if kept else "contradicted"
-            return word, word if kept + broken == len(
-                decided
-            ) else f"{word}, {kept + broken} of {len(decided)} promises"
+            some = f", {kept + broken} of {len(decided)} promises" * (kept + broken < len(decided))
+            return word, word + some
     elif differs := [f"{j.found.outcome} {kind}" for j, kind in zip(decided, kinds, strict=True) if j.says_more]:
         return "differs", ", ".join(differs)
     word = "no effect" if set(kinds) == {"no effect"} else "inconclusive"
