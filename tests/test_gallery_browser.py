@@ -107,6 +107,14 @@ def test_text_has_contrast(browser, gallery: Path, scheme: str) -> None:
     weak = {pair: round(contrast(colors[pair[0]], colors[pair[1]]), 2) for pair in pairs}
     assert not {pair: value for pair, value in weak.items() if value < 4.5}
     assert (luminance(colors["paper"]) > 0.5) == (scheme == "light")
+    page.goto((gallery / "map.html").as_uri())
+    darkest = page.locator(".matrix .s8").first.evaluate("""cell => {
+        const context = document.createElement("canvas").getContext("2d");
+        context.fillStyle = getComputedStyle(cell).backgroundColor;
+        context.fillRect(0, 0, 1, 1);
+        return `rgb(${context.getImageData(0, 0, 1, 1).data.slice(0, 3).join()})`;
+    }""")
+    assert contrast(darkest, colors["ink"]) >= 4.5 and darkest != colors["paper"]
     page.context.close()
 
 
