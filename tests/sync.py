@@ -13,6 +13,7 @@ says of paper and code should not be cut short to save lines.
 import ast
 import csv
 import difflib
+import functools
 import io
 import re
 import sys
@@ -57,6 +58,7 @@ def parent(name: str) -> str | None:
     return found[1] if found else (None if name == "grpo" else "grpo")
 
 
+@functools.cache
 def code(text: str) -> str:
     """A file's lines of code: no docstrings, comments and blank lines."""
     strings = {

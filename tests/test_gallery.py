@@ -22,13 +22,23 @@ from benchmarks import methods
 from benchmarks.gallery import algorithms, charts, diffs, equations, site
 from benchmarks.gallery.__main__ import check_out
 from benchmarks.gallery.equations import NotReadable, to_latex
-from benchmarks.gallery.pages import REGION_TITLES, algorithm_page, are_kin, curves, judged_by_method, ordered, pages
+from benchmarks.gallery.pages import (
+    REGION_TITLES,
+    algorithm_page,
+    are_siblings,
+    curves,
+    diff_page_name,
+    judged_by_method,
+    ordered,
+    pages,
+)
 from benchmarks.readings import load
 from tests import sync
 from tests.test_claims import keep
 
 NAMES = sync.algorithms()
 RESULTS = sync.ROOT / "benchmarks" / "results"
+SIDES = ("old", "new")
 VOID = {"meta", "link", "br", "img", "input", "hr", "col", "wbr"}
 
 
@@ -353,6 +363,7 @@ def test_a_file_without_a_record_has_a_page(tmp_path: Path, monkeypatch: pytest.
         page = made[name]
         text = site.render(page.template, algorithms=[*NAMES, "fresh"], **page.context)
         assert "algorithms/fresh.html" in text or "is not in the comparison yet" in text
+    assert "<option>fresh</option>" in site.render("compare.html", **made["compare.html"].context)
     assert '<h2 id="others">' in site.render("index.html", **made["index.html"].context)
 
 
@@ -371,7 +382,7 @@ def test_empty_regions_are_nothing() -> None:
 
 
 def lines_of(node: Node, cls: str) -> list[str]:
-    return [cell.text.rstrip("\n") for cell in node.all("td", cls)]
+    return [cell.text for cell in node.all("td", cls)]
 
 
 def diff_command(old: str, new: str, folder: Path) -> tuple[list[str], list[str]]:
@@ -383,40 +394,75 @@ def diff_command(old: str, new: str, folder: Path) -> tuple[list[str], list[str]
     return tuple([line[2:] for line in lines if line.startswith(mark)] for mark in ("< ", "> "))
 
 
-KIN = [pair for pair in combinations(NAMES, 2) if are_kin(*map(algorithms.load, pair))]
+ALGORITHMS = algorithms.load_all()
+SIBLINGS = [pair for pair in combinations(ALGORITHMS, 2) if are_siblings(*map(ALGORITHMS.get, pair))]
+READY_MADE = [pair for pair in combinations(ALGORITHMS, 2) if pair in SIBLINGS or set(pair) & {*map(sync.parent, pair)}]
 
 
 @pytest.mark.skipif(not shutil.which("diff"), reason="needs the diff command")
-@pytest.mark.parametrize(("one", "other"), KIN)
+@pytest.mark.parametrize(("one", "other"), READY_MADE)
 def test_each_difference_is_that_of_diff(trees: dict, tmp_path: Path, one: str, other: str) -> None:
-    """On the page of the pair, and on that of a file against its parent: both whole, and what differs in code."""
-    old, new = (a.name for a in ordered(algorithms.load(one), algorithms.load(other)))
+    """On the page of the pair, or that of a file against its parent: what differs in code, and all else left out."""
+    first, second = ordered(ALGORITHMS[one], ALGORITHMS[other])
+    old, new = first.name, second.name
     texts = [sync.own_parts(sync.read(name))["head"] for name in (old, new)]
     codes = [sync.read(name)[len(head) :] for name, head in zip((old, new), texts, strict=True)]
-    shown = [trees[f"diffs/{old}-{new}.html"]]
-    if sync.parent(new) == old:
-        shown.append(trees[f"algorithms/{new}.html"])
-    for page in shown:
-        (diff,) = page.all("div", "diff")
-        assert (diff.attributes["data-old"], diff.attributes["data-new"]) == (old, new)
-        code, head = diff.all("div", "code")
-        for part, (left, right) in ((code, codes), (head, texts)):
-            if part is code:  # heads have little in common, and which lines are then said to stay is a matter of taste
-                removed, added = (Counter(lines) for lines in diff_command(left, right, tmp_path))
-                # Which of two equal lines has moved is a matter of taste too; what is gone and what is new is not.
-                gone, new_ones = Counter(lines_of(part, "del")), Counter(lines_of(part, "ins"))
-                assert (gone - new_ones, new_ones - gone) == (removed - added, added - removed)
-            both = [
-                (row.all("td", "both"), row.all("td", "old"), row.all("td", "new"))
-                for row in part.all("tr")
-                if "label" not in row.classes and list(row.all("td"))
-            ]
-            sides = [], []
-            for folded, before, after in both:
-                folded = [cell.text for cell in folded]
-                sides[0].extend(folded or [cell.text for cell in before if "none" not in cell.classes])
-                sides[1].extend(folded or [cell.text for cell in after if "none" not in cell.classes])
-            assert sides == (left.splitlines(), right.splitlines())  # nothing of either file is lost
+    (diff,) = trees[diff_page_name(first, second).partition("#")[0]].all("div", "diff")
+    assert (diff.attributes["data-old"], diff.attributes["data-new"]) == (old, new)
+    code, head = diff.all("div", "code")
+    for part, (left, right) in ((code, codes), (head, texts)):
+        if part is code:  # heads have little in common, and which lines are then said to stay is a matter of taste
+            removed, added = (Counter(lines) for lines in diff_command(left, right, tmp_path))
+            # Which of two equal lines has moved is a matter of taste too; what is gone and what is new is not.
+            gone, new_ones = Counter(lines_of(part, "del")), Counter(lines_of(part, "ins"))
+            assert (gone - new_ones, new_ones - gone) == (removed - added, added - removed)
+        rest = left.splitlines(), right.splitlines()
+        for piece in (child for child in part.children if isinstance(child, Node)):
+            if piece.tag == "a":
+                assert piece.attributes["href"].endswith(f"compare.html#{old}-{new}")
+                folded = int(piece.text.partition(" ")[0])
+                assert folded > 2 and rest[0][:folded] == rest[1][:folded]
+                shown = [rest[0][:folded]] * 2
+            else:
+                shown = [[cell.text for cell in piece.all("td", side) if "none" not in cell.classes] for side in SIDES]
+            assert [lines[: len(some)] for lines, some in zip(rest, shown, strict=True)] == shown
+            rest = tuple(lines[len(some) :] for lines, some in zip(rest, shown, strict=True))
+        assert rest == ([], [])  # nothing of either file is lost
+
+
+def distances_on_the_map(trees: dict) -> dict[tuple[str, str], int]:
+    """(row, column) -> the number in that cell."""
+    (table,) = trees["map.html"].all("table", "matrix")
+    _, *columns = (cell.text for cell in next(table.all("thead")).all("th"))
+    found = {}
+    for row in (row for body in table.all("tbody") for row in body.all("tr") if "group" not in row.classes):
+        cells = [cell.text for cell in row.all("td")]
+        assert len(cells) == len(columns)
+        found |= {(next(row.all("th")).text, name): int(n) for name, n in zip(columns, cells, strict=True) if n}
+    return found
+
+
+def test_the_map_has_every_pair_by_family(trees: dict) -> None:
+    found = distances_on_the_map(trees)
+    assert set(found) == {(one, other) for one in NAMES for other in NAMES if one != other}
+    assert all(found[other, one] == count for (one, other), count in found.items())
+    assert found["clip_b", "rlrt"] == sync.distance("clip_b", "rlrt")[0]
+    families = [methods.method(name).family for name in dict.fromkeys(one for one, _ in found)]
+    assert families == sorted(families, key=[*methods.FAMILIES].index)
+
+
+def test_the_map_has_the_tree_of_all(trees: dict) -> None:
+    """Each file once, under its parent."""
+
+    def pairs(node: Node, parent: str | None) -> Iterator[tuple[str, str | None]]:
+        for item in (child for child in node.children if isinstance(child, Node)):
+            name = Path(next(item.all("a")).attributes["href"]).stem
+            yield name, parent
+            for deeper in (child for child in item.children if isinstance(child, Node) and child.tag == "ul"):
+                yield from pairs(deeper, name)
+
+    (tree,) = trees["map.html"].all("ul", "tree")
+    assert sorted(pairs(tree, None)) == sorted((name, sync.parent(name)) for name in NAMES)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if sync.parent(name)])
@@ -425,10 +471,9 @@ def test_difference_counts_are_the_ledgers(trees: dict, name: str) -> None:
     lines, places = ledger[name][3:5]
     assert f"{lines} lines of code at {places} places" in trees[f"algorithms/{name}.html"].text
     parent = sync.parent(name)
-    cells = [
-        link for link in trees["map.html"].all("a") if f"{name} and {parent}:" in link.attributes.get("aria-label", "")
-    ]
-    assert [link.text for link in cells] == [lines]
+    assert distances_on_the_map(trees)[name, parent] == distances_on_the_map(trees)[parent, name] == int(lines)
+    (far,) = [a for a in trees["map.html"].all("a", "far") if f"/{name}.html" in a.attributes["href"]]
+    assert far.text == f"{lines} lines"
 
 
 def test_regions_are_labelled(trees: dict) -> None:
@@ -510,15 +555,24 @@ def test_missing_results_are_said(tmp_path: Path) -> None:
 def test_every_page_is_there(trees: dict) -> None:
     assert {"index.html", "map.html", "compare.html"} <= set(trees)
     assert {f"{folder}/{name}.html" for folder in ("algorithms", "source") for name in NAMES} <= set(trees)
-    assert sum(name.startswith("diffs/") for name in trees) == len(KIN) < len(list(combinations(NAMES, 2)))
+    assert sum(name.startswith("diffs/") for name in trees) == len(SIBLINGS) > 50
+    assert {"claims.html", "law.html", "public_logs.html", "frameworks.html", "left_out.html"} <= set(trees)
+
+
+def test_the_site_is_small(gallery: Path) -> None:
+    assert sum(path.stat().st_size for path in gallery.rglob("*") if path.is_file()) < 15e6
 
 
 def test_the_files_that_are_compared_on_demand_are_whole(gallery: Path) -> None:
     text = (gallery / "static" / "files.js").read_text()
-    files = json.loads(text[text.index("{") :].rstrip().removesuffix(";"))
-    assert set(files) == set(NAMES)
-    for name, parts in files.items():
-        assert [Tree(line).root.text for line in parts["head"] + parts["code"]] == sync.read(name).splitlines()
+    data = json.loads(text[text.index("= {") + 1 :].rstrip().removesuffix(";"))
+    assert set(data["files"]) == set(NAMES) and len(set(data["lines"])) == len(data["lines"])
+    lines = [Tree(line).root.text for line in data["lines"]]
+    for name, one in data["files"].items():
+        assert [lines[at] for at in one["lines"]] == sync.read(name).splitlines()
+        assert one["head"] == sync.HEAD.match(sync.read(name))[0].count("\n")
+    assert len(data["distance"]) == len(list(combinations(NAMES, 2)))
+    assert data["distance"]["dapo-kl_cov"] == sync.distance("dapo", "kl_cov")[0]
 
 
 def test_links_and_anchors_resolve(gallery: Path, trees: dict) -> None:
@@ -563,7 +617,7 @@ def test_pages_are_sound(trees: dict) -> None:
         for svg in root.all("svg"):
             assert svg.attributes["role"] == "img" and next(svg.all("title")).text, name
         for link in root.all("a"):
-            assert link.text.strip() or link.attributes.get("aria-label"), name
+            assert link.text.strip() or [picture.attributes["alt"] for picture in link.all("img")], name
         for node in root.all():
             if node.attributes.get("role") == "region":
                 assert node.attributes.get("aria-label"), name
@@ -573,7 +627,8 @@ def test_pages_are_sound(trees: dict) -> None:
 
 def test_source_pages_are_the_files(trees: dict) -> None:
     for name in NAMES:
-        lines = [next(line.all("code")).text for line in trees[f"source/{name}.html"].all("div", "line")]
+        (listing,) = trees[f"source/{name}.html"].all("div", "listing")
+        lines = [code.text for code in listing.all("code")]
         assert lines == sync.read(name).splitlines()
 
 
@@ -621,9 +676,7 @@ def test_old_pages_do_not_stay(tmp_path: Path) -> None:
     (tmp_path / "diffs" / "gone-forever.html").write_text("old")
     (tmp_path / "details.html").write_text("old")
     (tmp_path / "mine.txt").write_text("kept")
-    site.write(
-        tmp_path, {"a.html": site.Page("index.html", "index", {"everything": {}, "families": {}, "titles": {}})}, []
-    )
+    site.write(tmp_path, {"a.html": site.Page("left_out.html", "left_out", {"by_flag": (), "left_out": ()})}, [])
     assert not (tmp_path / "diffs").exists() and not (tmp_path / "details.html").exists()
     assert (tmp_path / "mine.txt").exists() and (tmp_path / "a.html").exists()
 

@@ -260,9 +260,25 @@ def mean_and_spread(values: np.ndarray, spread: str = "std") -> tuple[np.ndarray
 # --- Pictures ---------------------------------------------------------------------------------------------------
 
 
+Curve = tuple[np.ndarray, np.ndarray]  # x and y
+
+
+def over_runs(curves: Sequence[Curve], spread: str = "std") -> tuple[np.ndarray, ...]:
+    """One curve or more as one, where all are there: x, mean, lower and upper edge, each (N,)."""
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    grid = grid[(grid >= max(x[0] for x, _ in curves)) & (grid <= min(x[-1] for x, _ in curves))]
+    return grid, *mean_and_spread(np.array([np.interp(grid, x, y) for x, y in curves]), spread)
+
+
+def finite(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves without their NaNs, and without those that have nothing else."""
+    curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
+    return [(x, y) for x, y in curves if len(x)]
+
+
 def band(
     axis: plt.Axes,
-    curves: Sequence[tuple[np.ndarray, np.ndarray]],
+    curves: Sequence[Curve],
     color: str,
     label: str | None = None,
     spread: str = "std",
@@ -270,18 +286,13 @@ def band(
     **line,
 ) -> None:
     """Mean and spread of several curves (x, y) where all are there; with `rest`, beyond that each by itself, thin."""
-    curves = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
-    curves = [(x, y) for x, y in curves if len(x)]
+    curves = finite(curves)
     if not curves:
         return
-    grid = np.unique(np.concatenate([x for x, _ in curves]))
-    grid = grid[grid >= max(x[0] for x, _ in curves)]
-    values = np.array([np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in curves])
-    mean, low, high = mean_and_spread(values, spread)
+    grid, mean, low, high = over_runs(curves, spread)
+    axis.fill_between(grid, low, high, color=color, alpha=0.13, linewidth=0)
+    axis.plot(grid, mean, color=color, label=label, **{"linewidth": 2} | line)
     ended = min(x[-1] for x, _ in curves)
-    all_there = grid <= ended
-    axis.fill_between(grid[all_there], low[all_there], high[all_there], color=color, alpha=0.13, linewidth=0)
-    axis.plot(grid[all_there], mean[all_there], color=color, label=label, **{"linewidth": 2} | line)
     for x, y in curves:
         if rest and x[-1] > ended:
             axis.plot(x[x >= ended], y[x >= ended], color=color, **line | {"linewidth": 1, "alpha": 0.5})

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 import benchmarks
-from benchmarks.gallery import details, explorer, site
+from benchmarks.gallery import details, documents, explorer, site
 from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
 from common.arguments import exit_on_bad_input
@@ -38,7 +38,7 @@ class Args:
 
 def build(out: Path, results: Path, runs: Sequence[Path] = ()) -> list[Path]:
     """Write all pages, with one for each of the `runs`; returns their paths."""
-    pages = algorithm_pages(results)
+    pages = algorithm_pages(results) | documents.pages(results)
     for part, contexts in {"explorer": explorer.pages(results, runs), "details": details.pages(results)}.items():
         pages |= {name: Page(f"{part}.html", part, context) for name, context in contexts.items()}
     names = [page.context["one"].name for page in pages.values() if page.template == "algorithm.html"]

@@ -1,16 +1,15 @@
 """The pages about the algorithms: overview, map, one page each, the difference of any two, and the sources."""
 
-import json
+import functools
 import sys
 from collections import defaultdict
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
-
-from markupsafe import Markup
 
 from benchmarks import claims, methods
 from benchmarks.claims import Judged
-from benchmarks.gallery import charts, diffs, equations, weights
+from benchmarks.gallery import charts, diffs, equations, overview, weights
 from benchmarks.gallery.algorithms import Algorithm, load_all
 from benchmarks.gallery.site import Page, highlighted
 from benchmarks.readings import Regime, load
@@ -26,6 +25,8 @@ REGION_TITLES = {
     "update": "one minibatch",
     "end": "after the updates",
 }
+SHADES = 8  # steps of the map's colour
+NEAREST = 4  # other files that a page names by their distance
 
 
 def ordered(one: Algorithm, other: Algorithm) -> tuple[Algorithm, Algorithm]:
@@ -37,31 +38,52 @@ def ordered(one: Algorithm, other: Algorithm) -> tuple[Algorithm, Algorithm]:
     return (one, other) if (one.arxiv, one.name) <= (other.arxiv, other.name) else (other, one)
 
 
-def are_kin(one: Algorithm, other: Algorithm) -> bool:
-    """Parent and child, or two children of one parent in one family: their difference has a page of its own."""
+def are_siblings(one: Algorithm, other: Algorithm) -> bool:
+    """Two children of one parent in one family: their difference has a page of its own."""
     parents, families = {one.parent, other.parent}, {methods.method(each.name).family for each in (one, other)}
-    return one.parent == other.name or other.parent == one.name or (len(parents) == len(families) == 1)
+    return len(parents) == len(families) == 1
 
 
 def diff_page_name(one: Algorithm, other: Algorithm) -> str:
-    """Where their difference is shown: a page of its own, or the one that is made on demand."""
+    """Where their difference is shown: the child's page, a page of its own, or the one that is made on demand."""
     old, new = ordered(one, other)
-    return f"diffs/{old.name}-{new.name}.html" if are_kin(one, other) else f"compare.html#{old.name}-{new.name}"
+    if new.parent == old.name:
+        return f"algorithms/{new.name}.html#diff"
+    return f"diffs/{old.name}-{new.name}.html" if are_siblings(one, other) else f"compare.html#{old.name}-{new.name}"
 
 
-def files_by_line(everything: dict[str, Algorithm]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """All files for the page that compares any two of them: highlighted lines of the head docstring, and the rest."""
+def files_by_line(everything: dict[str, Algorithm], counts: dict[tuple[str, str], int]) -> dict:
+    """All files for the page that compares any two of them.
+
+    `lines` has each highlighted line once, as most stand in every file; a file is a list of places in it, `head` of
+    which are of its head docstring. `distance` has the changed lines of code of each pair.
+    """
+    places: dict[str, int] = {}
     found = {}
     for one in everything.values():
-        end, lines = one.regions["head"][1], highlighted(one.text)
-        found[one.name] = {"head": lines[:end], "code": lines[end:]}
-    return found
+        at = [places.setdefault(line, len(places)) for line in highlighted(one.text)]
+        regions = {name: lines for name, lines in one.regions.items() if name != "head"}
+        found[one.name] = {"head": one.regions["head"][1], "lines": at, "regions": regions}
+    distance = {f"{one}-{other}": count for (one, other), count in counts.items()}
+    return {"lines": list(places), "files": found, "distance": distance, "regionTitles": REGION_TITLES}
+
+
+@functools.cache
+def distance(old: str, new: str) -> tuple[int, int]:
+    """Changed lines of code and places of two files, by their texts."""
+    return sync.changes(sync.code(old), sync.code(new))
+
+
+def distances(everything: dict[str, Algorithm]) -> dict[tuple[str, str], int]:
+    """Changed lines of code of any two, each pair once, as `ordered` has it."""
+    pairs = [ordered(*pair) for pair in combinations(everything.values(), 2)]
+    return {(old.name, new.name): distance(old.text, new.text)[0] for old, new in pairs}
 
 
 def difference(old: Algorithm, new: Algorithm) -> dict:
     """What the macro `difference` of the templates shows."""
     code, head = (diffs.compare(old.text, new.text, part) for part in ("code", "head"))
-    lines, places = sync.distance(old.name, new.name)
+    lines, places = distance(old.text, new.text)
     return {
         "old": old.name,
         "new": new.name,
@@ -111,6 +133,8 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison:
                 print(f"{where} are shown as written: {error}", file=sys.stderr)
         method.append((kind, body))
     parent = everything[one.parent] if one.parent else None
+    far = {other.name: distance(*(each.text for each in ordered(one, other)))[0] for other in everything.values()}
+    near = sorted((other for other in everything.values() if other is not one), key=lambda other: far[other.name])
     return {
         "one": one,
         "parent": parent,
@@ -118,6 +142,7 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison:
         "diff": difference(parent, one) if parent else None,
         "curves": comparison,
         "others": [(other, diff_page_name(one, other)) for other in everything.values() if other is not one],
+        "nearest": [(other, far[other.name], diff_page_name(one, other)) for other in near[:NEAREST]],
         "children": [other for other in everything.values() if other.parent == one.name],
         "region_titles": REGION_TITLES,
         "weight": weights.figure(one.name),
@@ -127,68 +152,86 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison:
 
 
 def source_page(one: Algorithm) -> dict:
-    """All lines of a file, each with the region that it is part of."""
-    where = {n: name for name, (a, b) in one.regions.items() for n in range(a, b + 1)}
-    first = {a: name for name, (a, _) in one.regions.items()}
-    lines = [(n, html, where.get(n, ""), n in first) for n, html in enumerate(highlighted(one.text), 1)]
-    return {"one": one, "lines": lines, "region_titles": REGION_TITLES}
+    """All lines of a file, and which of them are its own: of the head or a region."""
+    inside = {n for first, last in one.regions.values() for n in range(first, last + 1)}
+    return {"one": one, "lines": [(n, html, n in inside) for n, html in enumerate(highlighted(one.text), 1)]}
 
 
-def map_page(everything: dict[str, Algorithm]) -> dict:
-    """Changed lines between any two, the papers in time, and the levers."""
-    counts = {}
-    for one in everything.values():
-        for other in everything.values():
-            if one is not other and (one.name, other.name) not in counts:
-                count = sync.distance(*(each.name for each in ordered(one, other)))[0]
-                counts[one.name, other.name] = counts[other.name, one.name] = count
-    most, months = max(counts.values()), [one.month for one in everything.values()]
+@dataclass
+class Descendant:
+    """A file in the tree of all, with what it changes in its parent."""
+
+    one: Algorithm
+    family: str
+    lines: int | None
+    children: list["Descendant"]
+
+
+def descent(everything: dict[str, Algorithm], parent: str | None = None) -> list[Descendant]:
+    """The children of a file, by family and date, each with its own."""
+    found = []
+    for one in (one for members in by_family(everything).values() for one in members if one.parent == parent):
+        lines = distance(everything[parent].text, one.text)[0] if parent else None
+        found.append(Descendant(one, methods.method(one.name).family, lines, descent(everything, one.name)))
+    return found
+
+
+def by_family(everything: dict[str, Algorithm]) -> dict[str, list[Algorithm]]:
+    """All methods in the order of the families, by date in each; those without a family last."""
+    families = {
+        family: [one for one in everything.values() if methods.method(one.name).family == family]
+        for family in (*methods.FAMILIES, "")
+    }
+    return {family: members for family, members in families.items() if members}
+
+
+def map_page(everything: dict[str, Algorithm], counts: dict[tuple[str, str], int]) -> dict:
+    """Descent, levers, the papers in time, and changed lines between any two."""
+    both = counts | {(other, one): count for (one, other), count in counts.items()}
+    most = max(counts.values())
+    months = {month: [*some] for month, some in groupby(everything.values(), key=lambda one: one.month)}
     gaps = [0, *(later - earlier for earlier, later in pairwise(months))]
+    families = by_family(everything)
     return {
-        "everything": everything,
-        "counts": counts,
-        "shades": {pair: round(100 * count / most) for pair, count in counts.items()},
+        "tree": descent(everything),
+        "families": families,
+        "by_family": [one for members in families.values() for one in members],
+        "counts": both,
+        "shades": {pair: round(SHADES * count / most) for pair, count in both.items()},
         "page_of": diff_page_name,
-        "timeline": list(zip(everything.values(), gaps, strict=True)),
+        "timeline": [(some[0].date, gap, some) for some, gap in zip(months.values(), gaps, strict=True)],
         "lever_titles": methods.LEVERS,
     }
 
 
 def weights_page(everything: dict[str, Algorithm]) -> dict:
     """The figures of all methods, by family."""
-    families = {}
-    for one in everything.values():
-        if picture := weights.figure(one.name):
-            families.setdefault(methods.method(one.name).family or "other", []).append((one, picture))
-    order = [
-        *(name for name in methods.FAMILIES if name in families),
-        *(f for f in families if f not in methods.FAMILIES),
-    ]
-    return {"families": {name: families[name] for name in order}}
+    pictures = {
+        family or "other": [(one, picture) for one in members if (picture := weights.figure(one.name))]
+        for family, members in by_family(everything).items()
+    }
+    return {"families": {family: some for family, some in pictures.items() if some}}
 
 
 def pages(results: Path) -> dict[str, Page]:
     everything = load_all()
     runs = load(results / "collapse" / "runs")
     judged = judged_by_method(runs)
-    families = {
-        family: [one for one in everything.values() if methods.method(one.name).family == family]
-        for family in ("", *methods.FAMILIES)
-    }
-    overview = {"everything": everything, "families": families, "titles": methods.FAMILIES}
+    counts = distances(everything)
+    lines = {name: counts[one.parent, name] if one.parent else None for name, one in everything.items()}
     made = {
-        "index.html": Page("index.html", "index", overview),
-        "map.html": Page("map.html", "map", map_page(everything)),
+        "index.html": Page("index.html", "index", overview.context(everything, lines, runs, judged)),
+        "map.html": Page("map.html", "map", map_page(everything, counts)),
         "weights.html": Page("weights.html", "weights", weights_page(everything)),
-        "compare.html": Page("compare.html", "map", {"everything": everything}),
-        "static/files.js": Page("files.js", "", {"files": Markup(json.dumps(files_by_line(everything)))}),
+        "compare.html": Page("compare.html", "map", {"families": by_family(everything), "pair": [*everything][:2]}),
+        "static/files.js": Page("files.js", "", {"data": files_by_line(everything, counts)}),
     }
     for one in everything.values():
         context = algorithm_page(one, everything, curves(one, runs, judged))
         made[f"algorithms/{one.name}.html"] = Page("algorithm.html", "", context)
         made[f"source/{one.name}.html"] = Page("source.html", "", source_page(one))
-        for other in everything.values():
-            if other is not one and are_kin(one, other) and ordered(one, other) == (one, other):
-                context = {"diff": difference(one, other), "old": one, "new": other, "region_titles": REGION_TITLES}
-                made[diff_page_name(one, other)] = Page("diff.html", "map", context)
+    for one, other in (ordered(*pair) for pair in combinations(everything.values(), 2)):
+        if are_siblings(one, other):
+            context = {"diff": difference(one, other), "old": one, "new": other, "region_titles": REGION_TITLES}
+            made[diff_page_name(one, other)] = Page("diff.html", "map", context)
     return made

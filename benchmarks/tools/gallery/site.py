@@ -7,18 +7,19 @@ the names of all pages, and `record_of`, which gives a method's record.
 """
 
 import functools
+import json
 import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from html import escape as escape_html
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
 from benchmarks.gallery import equations
 from benchmarks.methods import method
@@ -31,7 +32,12 @@ PARTS = (
     ("map", "Map", "map.html"),
     ("weights", "Weights", "weights.html"),
     ("explorer", "Explorer", "explorer/index.html"),
-    ("details", "Details that matter", "details.html"),
+    ("details", "Details", "details.html"),
+    ("claims", "Claims", "claims.html"),
+    ("law", "Law & theorem", "law.html"),
+    ("public_logs", "Public logs", "public_logs.html"),
+    ("frameworks", "Frameworks", "frameworks.html"),
+    ("left_out", "Left out", "left_out.html"),
 )
 
 
@@ -40,6 +46,7 @@ class Page:
     template: str
     current: str = ""
     context: dict = field(default_factory=dict)
+    pictures: dict[str, Path] = field(default_factory=dict)  # place below the site's root -> file
 
 
 @functools.cache
@@ -55,6 +62,7 @@ def environment() -> Environment:
     )
     made.filters["prose"] = prose
     made.filters["slug"] = slug
+    made.filters["json"] = lambda data: Markup(json.dumps(data, separators=(",", ":")))
     made.globals |= {"source_line": source_line, "record_of": method}
     return made
 
@@ -82,7 +90,7 @@ def navigation(pages: Iterable[str]) -> list[tuple[str, str, str]]:
 
 def write(out: Path, pages: dict[str, Page], algorithms: list[str]) -> list[Path]:
     """Write all pages and the static files into `out`, which is emptied of earlier pages first."""
-    for folder in ("algorithms", "diffs", "source", "explorer", "static"):
+    for folder in ("algorithms", "diffs", "source", "explorer", "pictures", "static"):
         shutil.rmtree(out / folder, ignore_errors=True)
     for old in out.glob("*.html"):
         old.unlink()
@@ -94,6 +102,9 @@ def write(out: Path, pages: dict[str, Page], algorithms: list[str]) -> list[Path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(page.template, **shared, **here, **page.context), encoding="utf-8", newline="\n")
         written.append(path)
+        for place, file in page.pictures.items():
+            (out / place).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, out / place)
     return written
 
 
@@ -140,11 +151,37 @@ def prose(context: Context, text: str) -> Markup:
     return made + escape(text[at:])
 
 
+# What a style sheet colours in code, each under one letter: all else would be bytes without effect.
+COLOURED = {
+    Keyword: "k",
+    Operator.Word: "k",
+    String: "s",
+    Name.Function: "f",
+    Name.Class: "f",
+    Name.Decorator: "f",
+    Name.Builtin: "f",
+    Number: "m",
+    Comment: "c",
+}
+
+
 @functools.cache
 def highlighted(text: str, language: str = "python") -> tuple[Markup, ...]:
-    """The lines of a text as HTML with the classes of Pygments, no span reaching over the end of a line."""
+    """The lines of a text as HTML with the classes of COLOURED, no span reaching over the end of a line."""
     lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
-    html = highlight(text, lexer, HtmlFormatter(nowrap=True))
-    lines = html.removesuffix("\n").split("\n")
-    assert len(lines) == len(text.removesuffix("\n").split("\n")), "a highlighted text has as many lines as it had"
-    return tuple(Markup(line) for line in lines)
+    lines: list[list[list[str]]] = [[]]  # of [class, text]
+    for kind, value in lexer.get_tokens(text.removesuffix("\n")):
+        cls = next((letter for coloured, letter in COLOURED.items() if kind in coloured), "")
+        for number, part in enumerate(value.split("\n")):
+            if number:
+                lines.append([])
+            if part and lines[-1] and lines[-1][-1][0] == cls:
+                lines[-1][-1][1] += part
+            elif part:
+                lines[-1].append([cls, part])
+
+    def html_of(cls: str, part: str) -> str:
+        part = escape_html(part, quote=False)  # of what stands between tags, a quote is itself
+        return f'<span class="{cls}">{part}</span>' if cls else part
+
+    return tuple(Markup("".join(html_of(*part) for part in line)) for line in lines)

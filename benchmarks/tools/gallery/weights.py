@@ -65,7 +65,7 @@ def curve(module: ModuleType, args: object, sign: int, p: float) -> Curve:
         moved = logprobs.clone()
         moved[0, 0] += math.log(ratio)
         inputs = moved.requires_grad_(), entropy.clone().requires_grad_()
-        torch.manual_seed(0)  # where tokens are drawn
+        torch.default_generator.manual_seed(0)  # where tokens are drawn; no device's but the CPU's, which takes time
         loss, _ = module.policy_loss(*inputs, dict(batch), args)
         gradient = torch.autograd.grad(loss, inputs[0], allow_unused=True, materialize_grads=True)[0]
         points.append((ratio, -sign * gradient[0, 0].item()))

@@ -45,35 +45,40 @@ function copyButtons() {
   }
 }
 
-// Diffs: unfold everything, and go from change to change with n and p.
+// Diffs: unfold everything where something is folded, and go from change to change with n and p.
+let toChange = null;
+
 function diffTools() {
   const diff = document.querySelector(".diff");
   if (!diff) return;
   const folds = [...diff.querySelectorAll("details.fold")];
   const hunks = [...diff.querySelectorAll(":scope > .code .hunk")];
-  const tools = document.querySelector(".tools");
   let open = false;
   let at = -1;
-  const go = (step) => {
+  toChange = (step) => {
+    if (!hunks.length) return;
     at = Math.max(0, Math.min(hunks.length - 1, at + step));
     hunks[at].focus({ preventScroll: true });
     hunks[at].scrollIntoView({ block: "center" });
   };
-  const all = button("Show unchanged lines", (made) => {
-    open = !open;
-    for (const fold of folds) fold.open = open;
-    made.textContent = open ? "Hide unchanged lines" : "Show unchanged lines";
-  });
   const row = document.createElement("div");
   row.className = "buttons";
-  row.append(all, button("Previous (p)", () => go(-1)), button("Next (n)", () => go(1)));
-  tools.append(row);
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-    if (event.key === "n") go(1);
-    if (event.key === "p") go(-1);
-  });
+  if (folds.length) {
+    row.append(button("Show unchanged lines", (made) => {
+      open = !open;
+      for (const fold of folds) fold.open = open;
+      made.textContent = open ? "Hide unchanged lines" : "Show unchanged lines";
+    }));
+  }
+  row.append(button("Previous (p)", () => toChange(-1)), button("Next (n)", () => toChange(1)));
+  document.querySelector(".tools").append(row);
 }
+
+document.addEventListener("keydown", (event) => {
+  if (!toChange || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  if (event.key === "n") toChange(1);
+  if (event.key === "p") toChange(-1);
+});
 
 document.addEventListener("DOMContentLoaded", () => {
   themeSwitch();
