@@ -6,9 +6,10 @@ Two lessons, each with the runs that it comes from, and neither where fewer than
 
 - Past recovery: the highest entropy such that, of the runs that came so low, at most one in ten gained more than the
   margin of PLAN.md afterwards, in pass@1 or in pass@32; and so at every lower level that enough runs have come to.
-- Signs of destruction: what a training metric shows in no window of a sound run, and in at least half of the destroyed
-  ones before they were. Destroyed is, as in PLAN.md, a run with an evaluation at which pass@1 is under half of the
-  start's, and one that ended because its updates were not finite.
+  Where hardly any run has gained from any level, entropy tells nothing of it, and there is no limit.
+- Signs of destruction: what a training metric shows in no window of a sound run, by a tenth of what those span, and in
+  at least half of the destroyed ones before they were. Destroyed is, as in PLAN.md, a run with an evaluation at which
+  pass@1 is under half of the start's, and one that ended because its updates were not finite.
 
 Entropy is that of the rollouts, nats per token; it and all metrics are means over windows of five steps.
 """
@@ -30,6 +31,7 @@ EVIDENCE = RESULTS / "collapse" / "evidence.json"
 LEAST = 10  # runs behind a limit
 MARGINS = {"pass@1": 0.02, "pass@32": 0.04}
 EXCEPTIONS = 0.1  # share of runs that may have recovered from beyond a level
+ROOM = 0.1  # of the span of sound runs, beyond which a number is no accident
 # Column -> on which side a sign lies.
 SIGNS = {
     "reward": "below",
@@ -86,17 +88,20 @@ def gains_below(runs: Iterable[list[tuple[float, float]]], level: float) -> list
 
 
 def recovery(records: Sequence[dict], outcome: str) -> dict:
-    """The `entropy` from which on nearly no run gains, None if there is no such level, and how many came to it."""
+    """The `entropy` from which on nearly no run gains, and how many came to it; None if there is no such level.
+
+    None with runs is where hardly any of them has gained from wherever it was.
+    """
     runs = [descents(record, outcome) for record in records]
     found = {"margin": MARGINS[outcome], "entropy": None, "runs": 0, "recovered": 0}
     for level in sorted({entropy for run in runs for entropy, _ in run if np.isfinite(entropy)}):
         gains = gains_below(runs, level)
         recovered = sum(gain > MARGINS[outcome] for gain in gains)
         if len(gains) >= LEAST and recovered > EXCEPTIONS * len(gains):
-            break
+            return found
         if len(gains) >= LEAST:
             found |= {"entropy": float(level), "runs": len(gains), "recovered": recovered}
-    return found
+    return found | {"entropy": None}
 
 
 def destroyed_at(record: dict) -> int | None:
@@ -118,7 +123,8 @@ def destruction(records: Sequence[dict]) -> dict:
     signs = {}
     for name, side in SIGNS.items() if len(sound) >= LEAST else ():
         seen = np.concatenate([column(record, name) for record in sound])
-        limit = float(np.nanmax(seen) if side == "above" else np.nanmin(seen))
+        low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
+        limit = high + ROOM * (high - low) if side == "above" else low - ROOM * (high - low)
         before = []
         for record, end in lost:
             steps = column(record, "step")
@@ -148,7 +154,11 @@ def where_from(evidence: dict) -> str:
     seeds = ", ".join(map(str, evidence["seeds"]))
     regimes = " and ".join(evidence["regimes"])
     text = f"from {evidence['runs']} runs of {evidence['arms']} arms on countdown ({regimes}, seeds {seeds})"
-    silent = [f"{o} after a low entropy" for o, found in evidence["recovery"].items() if found["entropy"] is None]
+    without = {outcome: found for outcome, found in evidence["recovery"].items() if found["entropy"] is None}
+    for outcome, found in without.items():
+        if found["runs"]:
+            text += f"; {outcome} has risen again in {found['recovered']} of {found['runs']}, from whichever entropy"
+    silent = [f"{outcome} after a low entropy" for outcome, found in without.items() if not found["runs"]]
     silent += ["signs of destruction"] if not evidence["destruction"]["signs"] else []
     return text + (f"; too few, or too mixed, for a limit on {', '.join(silent)}" if silent else "")
 
