@@ -1,7 +1,7 @@
 """The batch that all lessons count on: sampled from the embedded model once, and kept as results/lessons.json.
 
 Eight prompts with eight responses each, every token with its log-probability and entropy under the policy that sampled,
-and under the policy that the eighth update of a rollout finds: GRPO at its defaults, two passes of four minibatches.
+and under the policy that the eighth update of a rollout finds: two passes of four minibatches, all else GRPO's default.
 Besides, the likely next words in three states, what 512 further responses to one prompt begin with, and what one update
 of the whole batch does to its entropy.
 """

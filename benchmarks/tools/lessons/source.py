@@ -15,12 +15,14 @@ method's page, (lesson:NN) to a lesson.
 
 import functools
 import re
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from benchmarks import ROOT
+from common import InputError
 
 HERE = Path(__file__).resolve().parent
 SECTIONS = ("Idea", "On a real batch", "In the code", "Exercise", "Question", "Answer")
@@ -109,11 +111,22 @@ def read(path: Path) -> Lesson:
 
 
 def run(lesson: Lesson) -> dict:
-    """The namespace that a lesson's cells leave, but for those that are only to be seen."""
-    names = {"__name__": lesson.name}
+    """The namespace that a lesson's cells leave, but for those of which no text depends.
+
+    Raises ValueError with the line of a cell that fails, as where an algorithm file no longer does what is taught.
+    """
+    names, path = {"__name__": lesson.name}, f"lessons/{lesson.name}.md"
     for cell in lesson.cells:
-        if not cell.is_run:
-            exec(compile(cell.text, f"lessons/{lesson.name}.md", "exec"), names)
+        if cell.is_run:
+            continue
+        try:
+            exec(compile(cell.text, path, "exec"), names)
+        except InputError:
+            raise
+        except Exception as error:
+            frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+            line = cell.text.splitlines()[frames[-1] - 1].strip() if frames else ""
+            raise ValueError(f"{path}: {type(error).__name__} in a cell at {line!r} {error}".rstrip()) from error
     return names
 
 
