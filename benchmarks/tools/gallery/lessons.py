@@ -57,7 +57,8 @@ def reader() -> MarkdownIt:
 
 
 def as_math(latex: str, display: str) -> str:
-    """MathML, with a space behind the name of a function: browsers put none there."""
+    """MathML, with a space behind the name of a function and bars of one height, which browsers do not see to."""
+    latex = latex.replace(r"\lvert", r"\left|").replace(r"\rvert", r"\right|")
     mathml = equations.to_mathml(FUNCTION.sub(r"\1\\, ", latex), display)
     scrolls = '<span class="formula" tabindex="0" role="group" aria-label="Equation">{}</span>'
     return scrolls.format(mathml) if display == "block" else mathml
