@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 import benchmarks
-from benchmarks.gallery import details, documents, explorer, site
+from benchmarks.gallery import details, documents, explorer, lessons, site
 from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
 from common.arguments import exit_on_bad_input
@@ -41,6 +41,7 @@ def build(out: Path, results: Path, runs: Sequence[Path] = ()) -> list[Path]:
     pages = algorithm_pages(results) | documents.pages(results)
     for part, contexts in {"explorer": explorer.pages(results, runs), "details": details.pages(results)}.items():
         pages |= {name: Page(f"{part}.html", part, context) for name, context in contexts.items()}
+    pages |= lessons.pages()
     names = [page.context["one"].name for page in pages.values() if page.template == "algorithm.html"]
     return site.write(out, pages, names)
 

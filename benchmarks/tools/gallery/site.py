@@ -30,6 +30,7 @@ STATIC = HERE / "static"
 PARTS = (
     ("index", "Overview", "index.html"),
     ("map", "Map", "map.html"),
+    ("lessons", "Lessons", "lessons/index.html"),
     ("weights", "Weights", "weights.html"),
     ("explorer", "Explorer", "explorer/index.html"),
     ("details", "Details", "details.html"),
@@ -90,7 +91,7 @@ def navigation(pages: Iterable[str]) -> list[tuple[str, str, str]]:
 
 def write(out: Path, pages: dict[str, Page], algorithms: list[str]) -> list[Path]:
     """Write all pages and the static files into `out`, which is emptied of earlier pages first."""
-    for folder in ("algorithms", "diffs", "source", "explorer", "pictures", "static"):
+    for folder in ("algorithms", "diffs", "source", "explorer", "lessons", "pictures", "static"):
         shutil.rmtree(out / folder, ignore_errors=True)
     for old in out.glob("*.html"):
         old.unlink()
