@@ -16,11 +16,11 @@ from torch import Tensor
 
 from benchmarks.exercise import EXERCISES
 from benchmarks.gallery import equations, weights
-from benchmarks.gallery.charts import COLORS, DASHES, STYLE
 from benchmarks.gallery.explorer import shown_text
 from benchmarks.gallery.site import Page, highlighted, source_line
-from benchmarks.gallery.svg import INK, to_page
+from benchmarks.gallery.svg import INK, LOOK, MUTED, ONE, TWO, to_page
 from benchmarks.lessons.source import Block, Lesson, lines, load_all
+from common.curves import STYLE
 from tests import sync
 
 MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
@@ -142,10 +142,10 @@ def strip(batch: dict, rows: Iterable[int], values: Tensor, chosen: Tensor) -> M
 
 def entropies(name: str, runs: dict[str, dict], target: float | None = None) -> Markup:
     """Entropy over the steps of some kept runs, with a line at the target."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | LOOK | {"axes.titleweight": "normal", "font.size": 12}):
         figure, axis = plt.subplots(figsize=(6.4, 2.6))
         figure.subplots_adjust(left=0.09, right=0.985, top=0.88, bottom=0.19)
-        for (label, run), color, dash in zip(runs.items(), COLORS, DASHES, strict=False):
+        for (label, run), color, dash in zip(runs.items(), (ONE, TWO, MUTED), ("-", "--", ":"), strict=False):
             steps, values = run["training"]["step"], np.array(run["training"]["entropy"], dtype=float)
             axis.plot(steps, values, color=color, linestyle=dash, linewidth=2, label=label)
         if target is not None:
