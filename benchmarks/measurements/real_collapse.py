@@ -49,6 +49,12 @@ TASKS = {
 REGIMES = {
     "off-policy": {"num_minibatches": 4, "learning_rate": 1e-5},
     "on-policy": {"num_minibatches": 1, "learning_rate": 2e-5},
+    "vllm": {"num_minibatches": 1, "learning_rate": 2e-5, "backend": "vllm"},
+}
+UPDATES = {
+    "off-policy": "four updates per rollout",
+    "on-policy": "one update per rollout",
+    "vllm": "one update per rollout, sampled by vLLM",
 }
 SIZE = {"num_prompts": 8, "num_generations": 8, "save_every": 50, "eval_every": 20, "eval_problems": 64}
 SHORT = {"overlong_buffer_length": 0}
@@ -71,7 +77,7 @@ class Args:
     tasks: tuple[str, ...] = ("sums", "arithmetic")
     """of sums, comparison, countdown, products, arithmetic"""
     regimes: tuple[str, ...] = ("off-policy",)
-    """updates per rollout: off-policy four, on-policy one"""
+    """updates per rollout: off-policy four, on-policy one; vllm: one, and vLLM samples instead of the model itself"""
     arms: tuple[str, ...] = ("grpo", "grpo, mixed groups", *"dapo clip_cov kl_cov forking_tokens entropic nsr".split())
     seeds: tuple[int, ...] = (1, 2)
     model: Path = ROOT / "models" / "SmolLM2-135M-Instruct"
@@ -96,14 +102,14 @@ def flags_of(key: Key) -> dict[str, object]:
 
 
 def wanted(args: Args) -> list[Key]:
-    """Seed by seed, so that what is finished is balanced. What makes one update by definition is on-policy alone."""
+    """Seed by seed, so that what is finished is balanced. What makes one update by definition is never off-policy."""
     return [
         (task, regime, arm, seed)
         for task in args.tasks
         for seed in args.seeds
         for regime in args.regimes
         for arm in args.arms
-        if regime == "on-policy" or not METHODS[ARMS[arm][0]].one_update
+        if regime != "off-policy" or not METHODS[ARMS[arm][0]].one_update
     ]
 
 
@@ -196,7 +202,7 @@ are medians over steps, one thread a run, with other work beside it. One seed sa
 about which is better.
 """
 
-SECTION = """## {task}, {updates} per rollout
+SECTION = """## {task}, {updates}
 
 `--task {spec}`, {num_steps} steps, learning rate {learning_rate:g}. Before training: pass@1 {before_1:.3f},
 pass@32 {before_32:.3f}.
@@ -274,7 +280,7 @@ def section(out: Path, task: str, regime: str) -> str | None:
         task=task,
         regime=regime,
         spec=TASKS[task]["task"],
-        updates="one update" if regime == "on-policy" else "four updates",
+        updates=UPDATES[regime],
         num_steps=TASKS[task]["num_steps"],
         learning_rate=REGIMES[regime]["learning_rate"],
         before_1=start["pass@1"],
