@@ -227,7 +227,10 @@ def test_filter_and_sort(browser, gallery: Path) -> None:
     page.keyboard.press("Tab")
     page.keyboard.type("penalty")  # in the list of families
     assert cards.evaluate_all(SHOWN) == ["kl_cov", "sent"]
+    assert page.locator("main h2:visible").all_text_contents()[0] == "Found, by family"
+    page.get_by_label("Search").fill("")
     assert page.locator("section.family h2:visible").all_text_contents() == ["Penalty"]
+    assert len(cards.evaluate_all(SHOWN)) == 7 and page.url.endswith("#family=penalty")
     page.get_by_role("button", name="Clear").press("Enter")
     page.wait_for_function("location.hash === ''")
     assert cards.evaluate_all(SHOWN) == everything

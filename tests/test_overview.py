@@ -127,14 +127,14 @@ Text with [a page](PLAN.md), [a file](runs/x.json), [the net](https://example.or
 
 ![what it shows](sub/figure.png) ![gone](missing.png)
 
-## Same
+## A < B
 
 | arm | n |
 |---|---|
 | dapo | 1 |
 | not a method | 2 |
 
-## Same
+## A < B
 """
 
 
@@ -152,8 +152,9 @@ def test_markdown_becomes_a_page(tmp_path: Path) -> None:
     assert "<code>a &lt; b</code>" in text and "gone" in text and "missing.png" not in text
     assert '<img src="pictures/collapse-sub-figure.png" alt="what it shows" loading="lazy"' in text
     assert '<td><a href="algorithms/dapo.html">dapo</a></td>' in text and "<td>not a method</td>" in text
-    assert '<h2 id="same">Same</h2>' in text and '<h2 id="same-">Same</h2>' in text
-    assert '<div class="scroll" tabindex="0" role="region" aria-label="Same"><table>' in text
+    assert '<h2 id="a-b">A &lt; B</h2>' in text and '<h2 id="a-b-">A &lt; B</h2>' in text
+    assert '<a href="#a-b-">A &lt; B</a>' in text
+    assert '<div class="scroll" tabindex="0" role="region" aria-label="A &lt; B"><table>' in text
 
 
 def test_two_files_on_one_page(tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def document(results: Path, page: str) -> Page | None:
     title = TITLES[page] if several else sections[0][0]
     context = {"title": title, "lead": LEADS[page], "sections": sections, "several": several}
     context["files"] = [f"benchmarks/results/{file}" for file in there]
-    context["contents"] = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', sections[0][2]) if not several else []
+    headings = [] if several else re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', sections[0][2])
+    context["contents"] = [(anchor, Markup(heading)) for anchor, heading in headings]
     return Page("document.html", current, context, pictures)
 
 

@@ -32,14 +32,12 @@ document.addEventListener("DOMContentLoaded", () => {
   function show(choice) {
     const kept = cards.filter((card) => fits(card, choice));
     for (const card of cards) card.hidden = !kept.includes(card);
-    found.hidden = !choice.sort;
-    if (choice.sort) {
-      found.querySelector("ul").append(...[...cards].sort(compare(choice.sort)));
-      found.querySelector("h2").textContent = `By ${form.elements.sort.selectedOptions[0].text}`;
-    } else {
-      for (const card of cards) homes.get(card).append(card);
-    }
-    for (const family of families) family.hidden = Boolean(choice.sort) || !family.querySelector(".cards > li:not([hidden])");
+    const together = Boolean(choice.sort || choice.q || choice.lever || choice.verdict); // else by family
+    found.hidden = !together;
+    found.querySelector("h2").textContent = `Found, by ${form.elements.sort.selectedOptions[0].text}`;
+    const inOrder = choice.sort ? [...cards].sort(compare(choice.sort)) : cards;
+    for (const card of inOrder) (together ? found.querySelector("ul") : homes.get(card)).append(card);
+    for (const family of families) family.hidden = together || !family.querySelector(".cards > li:not([hidden])");
     document.getElementById("count").textContent = kept.length;
   }
 
