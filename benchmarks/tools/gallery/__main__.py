@@ -21,7 +21,7 @@ from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
 from common.arguments import exit_on_bad_input
 
-SCREENSHOTS = {"gallery-kl_cov.png": ("algorithms/kl_cov.html", 1640), "gallery-map.png": ("map.html", 1320)}
+SCREENSHOTS = {"gallery-kl_cov.png": ("algorithms/kl_cov.html", 1640), "gallery-overview.png": ("index.html", 1320)}
 
 
 @dataclass
