@@ -170,9 +170,11 @@ def test_who_ends_highest_is_said_of_arms_with_as_many_seeds(tmp_path: Path) -> 
     """clip_cov ends with seven of eight right; forking_tokens would tie it, and has one seed."""
     for arm, seeds in (("grpo", 2), ("clip_cov", 2), ("forking_tokens", 1)):
         keep(tmp_path / "rows", arm, seeds)
-    assert re.search(
-        r"Among 2 arms with 2 seeds the highest mean of pass@1 is that of `clip_cov` \(0\.62\)", made(tmp_path)
-    )
+    text = made(tmp_path)
+    assert "Of 2 arms with 2 seeds, the highest mean at the end has `clip_cov` in pass@1 (0.62), `grpo` in" in text
+    assert "dynamic sampling draws" not in text
+    keep(tmp_path / "rows", "dapo", 2, samples=[15 * step for step in range(5, 101, 5)])
+    assert "dynamic sampling draws in as many steps: `dapo` 1.5." in made(tmp_path)
 
 
 def test_the_law_is_said_of_runs_that_are_long_enough(tmp_path: Path) -> None:

@@ -407,17 +407,27 @@ def of_runs(runs: Regime) -> Iterator[str]:
 
 
 def of_ends(runs: Regime) -> Iterator[str]:
-    """Who ends highest, without a verdict, among the arms with the most seeds."""
+    """Who ends highest among the arms with the most seeds, without a verdict, and what was drawn for it."""
     most = max((len(seeds) for arm, seeds in runs.items() if arm != STOPPED), default=0)
+    some = {arm: [*seeds.values()] for arm, seeds in runs.items() if len(seeds) == most and arm != STOPPED}
+    if len(some) < 2:
+        return
     ends = {
-        arm: {key: np.mean([run.at(key, run.horizon).mean() for run in seeds.values()]) for key in MARGINS}
-        for arm, seeds in runs.items()
-        if len(seeds) == most and arm != STOPPED
+        arm: {key: np.mean([run.at(key, run.horizon).mean() for run in mine]) for key in MARGINS}
+        for arm, mine in some.items()
     }
-    if len(ends) > 1:
-        best = {key: max(ends, key=lambda arm: ends[arm][key]) for key in ("pass@1", "pass@32", "coverage")}
-        words = ", ".join(f"{key} is that of `{arm}` ({ends[arm][key]:.2f})" for key, arm in best.items())
-        yield f"Among {len(ends)} arms with {number_word(most, 'seed')} the highest mean of {words} at the end."
+    highest: dict[str, list[str]] = {}
+    for key in ("pass@1", "pass@32", "coverage"):
+        arm = max(ends, key=lambda arm: ends[arm][key])
+        highest.setdefault(arm, []).append(f"{key} ({ends[arm][key]:.2f})")
+    words = ", ".join(f"`{arm}` in {' and '.join(outcomes)}" for arm, outcomes in highest.items())
+    yield f"Of {len(some)} arms with {number_word(most, 'seed')}, the highest mean at the end has {words}."
+    if "grpo" in some:
+        drawn = {arm: np.mean([run.drawn("samples") for run in mine]) for arm, mine in some.items()}
+        ratios = {arm: number / drawn["grpo"] for arm, number in drawn.items() if number > 1.1 * drawn["grpo"]}
+        if ratios:
+            words = ", ".join(f"`{arm}` {ratio:.1f}" for arm, ratio in ratios.items())
+            yield f"Times GRPO's samples that dynamic sampling draws in as many steps: {words}."
 
 
 def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
