@@ -123,6 +123,8 @@ class VllmSampler:
                 distributed_executor_backend="external_launcher" if ranks.world_size() > 1 else None,
                 gpu_memory_utilization=gpu_memory_utilization,
                 kv_cache_memory_bytes=None if on_cuda else CPU_CACHE_BYTES,
+                # A prompt read in parts draws a token after each, which a CPU's generator cannot take back.
+                enable_chunked_prefill=None if on_cuda else False,
                 enable_sleep_mode=self.sleeps,
                 enforce_eager=not on_cuda,
                 seed=0,

@@ -198,6 +198,15 @@ def test_a_seed_repeats_to_the_bit(tied) -> None:
     assert all(ids_of(sample(tied, seed=seed)) != ids_of(first) for seed in (8, 2**62 + 7, 2**63 - 1, 0))
 
 
+def test_more_prompt_tokens_than_a_pass_takes(tied) -> None:
+    """What does not fit any more waits for the next pass, on a CPU as a whole: a draw cannot be taken back there."""
+    budget = tied.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    rng = random.Random(3)
+    prompts = [[rng.randrange(6, 16) for _ in range(150)] for _ in range(2 * budget // 150)]
+    responses = sample(tied, prompts, n=1, max_new_tokens=3)
+    assert len(responses) == len(prompts) and gaps(tied, responses, prompts=prompts).max() < 1e-4
+
+
 def test_group_members_and_equal_prompts_differ(tied) -> None:
     groups = ids_of(sample(tied, [PROMPTS[0]] * 2, n=8))
     assert len(set(map(tuple, groups))) > 8 and groups[:8] != groups[8:]
