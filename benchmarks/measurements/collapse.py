@@ -75,6 +75,7 @@ STARTED_PLAN, START_SEED, ENOUGH = {"num_steps": 200, "eval_every": 50}, 201, 0.
 CAUSES: dict[str, tuple[str, Arm]] = {
     f"{script}, {name}": (script, Arm(script, flags))
     for script, changes in {
+        "grpo": {"learning rate 3e-5": {"learning_rate": 3e-5}},  # what of NSR's is the learning rate's
         "nsr": {
             "learning rate 3e-5": {"learning_rate": 3e-5},
             "clip 0.05": {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05},
