@@ -486,9 +486,10 @@ RECORDS = sorted((RESULTS / "explorer").glob("*.json"))
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_committed_records(path: Path) -> None:
     record = explorer.read_record(path)
-    assert path.stem == record["algorithm"] and path.stat().st_size < 250_000
+    method, _, step = path.stem.partition("-")
+    assert method == record["algorithm"] and int(step or 40) == record["step"] and path.stat().st_size < 250_000
     assert record["provenance"]["command"].startswith("python -m benchmarks.explore runs/")
-    assert record["provenance"]["training"]["command"].startswith(f"python algos/{path.stem}.py ")
+    assert record["provenance"]["training"]["command"].startswith(f"python algos/{method}.py ")
     assert "/tmp" not in path.read_text() and "/home" not in path.read_text()
 
 

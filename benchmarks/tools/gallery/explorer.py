@@ -21,7 +21,7 @@ from benchmarks.law import LAWS
 from benchmarks.methods import method
 from common import InputError
 
-MOST = 48  # responses of a page
+MOST = 96  # responses of a page
 # What colours the tokens: name of the class, label, and what the colours mean.
 CHANNELS = (
     ("entropy", "entropy", "Nats of the policy's distribution where it chose the token."),
