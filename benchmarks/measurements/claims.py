@@ -381,6 +381,7 @@ def listed(arms: Sequence[str]) -> str:
 
 
 def number_word(count: int, one: str) -> str:
+    """3 seeds, 1 seed."""
     return f"{count} {one}{'s' * (count != 1)}"
 
 
@@ -459,7 +460,7 @@ def of_effects(runs: Regime) -> Iterator[str]:
                 arms := [j.arm for j in tested if j.found and j.found.outcome == outcome and j.verdict.startswith(word)]
             )
         ]
-        yield f"At the end {'; '.join(found) or 'no arm differs from its base beyond its interval'}."
+        yield f"At the end {'; '.join(found) or 'no arm differs from its base after the correction'}."
 
 
 def of_controls(runs: Regime) -> Iterator[str]:
