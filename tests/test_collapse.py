@@ -199,7 +199,7 @@ def test_runs_from_grpo_begin_at_its_first_good_checkpoint(tiny: Args, monkeypat
     job = collapse.main_job(args, "from-grpo", "grpo", 1)
     directory = args.work / job.name
     (directory / "checkpoints" / "step-000001").mkdir(parents=True)
-    (directory / "args.json").write_text(json.dumps({"seed": 1} | dict(job.flags) | {"model": str(where.absolute())}))
+    (directory / "args.json").write_text(json.dumps({"seed": 1} | dict(job.flags) | {"model": f"/repository/{where}"}))
     assert collapse.command_of(job, directory)[1] == 1
     assert collapse.named(ROOT / "runs" / "x") == "runs/x"
 
