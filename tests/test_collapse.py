@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +160,25 @@ def test_a_run_becomes_a_file_and_is_not_repeated(tiny: Args, capsys, monkeypatc
     monkeypatch.setattr(collapse, "run", lambda *_: pytest.fail("made a second time"))
     collapse.main(tiny)
     assert "1 runs are kept" in capsys.readouterr().out
+
+
+def test_lists_that_wait_for_no_tuning_go_side_by_side_and_nothing_is_made_twice(tiny: Args, monkeypatch) -> None:
+    """One arm of each of two tiers, whose runs meet; OPO's stand in both regimes and are made once."""
+    made, both = [], threading.Barrier(2, timeout=60)
+
+    def run(args: Args, one: collapse.Job) -> str:
+        made.append(one.name)
+        if one.seed == 3 and one.arm != "opo":
+            both.wait()
+        return "done"
+
+    monkeypatch.setattr(collapse, "run", run)
+    arms = ("entropic", "grpo, mixed groups")
+    collapse.main(dataclasses.replace(tiny, arms=arms))
+    assert sorted(made) == ["off-policy/entropic-s3", "off-policy/grpo-mixed-groups-s3"]
+    made.clear()
+    collapse.main(dataclasses.replace(tiny, arms=("opo",), regimes=tuple(collapse.REGIMES)))
+    assert made == ["on-policy/opo-s3"]
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(tiny: Args) -> None:

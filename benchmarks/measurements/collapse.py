@@ -357,14 +357,14 @@ def run(args: Args, one: Job) -> str:
 
 
 def run_all(args: Args, jobs: list[Job]) -> None:
-    todo = [one for one in jobs if not one.file(args).exists()]
+    todo = [one for one in dict.fromkeys(jobs) if not one.file(args).exists()]  # OPO's stand in both regimes
     if args.dry_run:
         for one in todo:
             print(one.name, *as_flags(dict(one.flags)))
         return
 
     def do(one: Job) -> None:
-        if not STOPPED.is_set():
+        if not STOPPED.is_set() and not one.file(args).exists():  # by a process beside this one
             words = run(args, one)
             print(f"{one.name}: {words}", flush=True)
 
@@ -481,19 +481,20 @@ def main(args: Args) -> None:
     check_known("only", args.only, TIERS)
     check_known("arms", args.arms, EVERY)
     check_known("regimes", args.regimes, GROUPS)
-    # The tuning of a list is done beside the runs of the one before, so that no core waits for long.
-    plan = rounds(args)
-    before: list[Job] = []
-    for part in [*plan, []]:
-        run_all(args, before + tuning_jobs(args, [arm for _, arm, _ in part]))
-        if not args.dry_run and not STOPPED.is_set() and any(group == "from-grpo" for group, _, _ in part):
+    waiting: list[Job] = []  # until something has to be there before the next list: so cores seldom wait for each other
+    for part in [*rounds(args), []]:
+        tuning = [one for one in tuning_jobs(args, [arm for _, arm, _ in part]) if not one.file(args).exists()]
+        started = any(group == "from-grpo" for group, _, _ in part)
+        if tuning or started or not part:
+            run_all(args, waiting + tuning)
+            waiting = []
+        if started and not args.dry_run and not STOPPED.is_set():
             make_start(args)
         if STOPPED.is_set():
             raise SystemExit("stopped; the same command goes on from here")
-        before = []
         for group, arm, seed in part:
             try:
-                before.append(main_job(args, group, arm, seed))
+                waiting.append(main_job(args, group, arm, seed))
             except LookupError as error:
                 print(f"{group}, {arm}, seed {seed}: not run, {error}", flush=True)
     print(f"{len([*args.rows.rglob('*.json')])} runs are kept in {args.rows}")
