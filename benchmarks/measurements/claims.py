@@ -10,19 +10,15 @@ has no interval and so no verdict. The README shows the first table between two 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
-from benchmarks import ROOT, collapse, law
+from benchmarks import ROOT, collapse, figures, law
 from benchmarks.collapse import (
     ARMS,
     CAUSES,
@@ -37,7 +33,6 @@ from benchmarks.collapse import (
     active_columns,
 )
 from benchmarks.methods import FAMILIES, METHODS, Claim
-from benchmarks.plot import DASHES, PALETTE, band
 from benchmarks.readings import (
     LEVEL,
     MARGINS,
@@ -45,7 +40,6 @@ from benchmarks.readings import (
     STOPPED,
     Effect,
     Regime,
-    Run,
     activity,
     base_of,
     column,
@@ -55,13 +49,10 @@ from benchmarks.readings import (
     load_group,
 )
 from benchmarks.report import markdown, plus_minus
-from common.curves import INK, MUTED, STYLE
 
 RESULTS = ALL_RESULTS / "collapse"
 UPDATES = {"off-policy": "eight updates per rollout", "on-policy": "one update per rollout"}
-MOST_LINES = 7  # in one panel of a figure
 DESTROYED = ", policy destroyed"  # after the verdict of a method with such a run: an entropy kept so is no success
-Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
 
 
 @dataclass
@@ -535,86 +526,6 @@ def sentences(args: Args, runs: dict[str, Regime]) -> list[str]:
     return [sentence for part in parts for sentence in part][:10]
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------------
-
-
-def panels(runs: Regime) -> Iterator[tuple[str, list[str]]]:
-    """Title and methods of each panel: the families that were run, in parts of at most MOST_LINES."""
-    for family in FAMILIES:
-        arms = [arm for arm in METHODS if METHODS[arm].family == family and arm in runs and arm != "grpo"]
-        size = -(-len(arms) // max(1, -(-len(arms) // MOST_LINES)))  # so that the parts are about equal
-        parts = [arms[i : i + size] for i in range(0, len(arms), max(1, size))]
-        for index, part in enumerate(parts, 1):
-            yield family + (f" ({index})" if len(parts) > 1 else ""), part
-
-
-def curve(run: Run, outcome: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a primary outcome over a run."""
-    if outcome == "entropy":
-        return run.windows, run.training["entropy"]
-    return run.steps, run.counts[outcome].mean(1)
-
-
-def small_multiples(runs: Regime, title: str, labels: tuple[str, str], path: Path, draw: Draw) -> None:
-    """One panel for each family, GRPO in every one; `draw(axis, arm's runs, look)` draws a method."""
-    shown = [*panels(runs)] or [("baseline", [])]
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    size = (4.3 * columns + 0.4, 3.5 * lines + 0.5)
-    with plt.rc_context(STYLE | {"font.size": 10}):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
-        )
-        for axis, (family, arms) in zip(axes.flat, shown, strict=False):
-            draw(axis, [*runs.get("grpo", {}).values()], {"color": INK, "label": "grpo", "linestyle": "-"})
-            for index, arm in enumerate(arms):
-                look = {"color": PALETTE[index], "label": arm, "linestyle": DASHES[(index + 1) % len(DASHES)]}
-                draw(axis, [*runs[arm].values()], look)
-            axis.set(title=family)
-            axis.tick_params(labelbottom=True, labelleft=True)
-            axis.legend(fontsize=8, handlelength=2.6, frameon=True, framealpha=0.8, edgecolor="none")
-        for axis in axes.flat[len(shown) :]:
-            axis.set_visible(False)
-        figure.supxlabel(labels[0], fontsize=10)
-        figure.supylabel(labels[1], fontsize=10)
-        figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
-
-
-def over_steps(outcome: str) -> Draw:
-    return lambda axis, some, look: band(axis, [curve(run, outcome) for run in some], look.pop("color"), **look)
-
-
-def front(axis: plt.Axes, some: list[Run], look: dict) -> None:
-    """The way of pass@1 and pass@32 over the evaluations that all seeds have; a dot at its end."""
-    if some:
-        count = min(len(run.steps) for run in some)
-        x, y = (np.mean([run.counts[k].mean(1)[:count] for run in some], axis=0) for k in ("pass@1", "pass@32"))
-        axis.plot(x, y, linewidth=1.8, **look)
-        axis.plot(x[-1:], y[-1:], "o", color=look["color"], markersize=5)
-        axis.plot(x[:1], y[:1], "s", color=MUTED, markersize=4)
-
-
-FIGURES = {
-    "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
-    "entropy": (
-        "Entropy of the rollouts, mean over 25 steps; band: one standard deviation over seeds",
-        ("step", "nats per token"),
-    ),
-    "coverage": (
-        "Share of a problem's solutions among its 64 samples; band: one standard deviation over seeds",
-        ("step", "coverage"),
-    ),
-}
-
-
-def draw_all(runs: Regime, regime: str, out: Path) -> None:
-    for name, (title, labels) in FIGURES.items():
-        draw = front if name == "front" else over_steps(name)
-        small_multiples(runs, f"{regime.capitalize()}. {title}", labels, out / f"{regime}-{name}.png", draw)
-
-
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 HEAD = """# What the papers promise, and what the runs through the collapse show
@@ -685,7 +596,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     title = f"## {regime.capitalize()}: {UPDATES[regime]}\n"
     if not runs:
         return [title, "No run is kept yet.\n"]
-    draw_all(runs, regime, out)
+    figures.draw_all(runs, regime, out)
     updates = ": with eight updates a rollout, the policy is another one by the end of a step" * (
         regime == "off-policy"
     )
@@ -759,7 +670,9 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
 def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
     """Put the sentences, the figure where there is one, and the first table between the README's two marks."""
     path = ROOT / "README.md"
-    picture = "![pass@32 against pass@1 of all methods](benchmarks/results/collapse/off-policy-front.png)\n\n"
+    if runs["off-policy"]:
+        figures.first_methods(runs["off-policy"], RESULTS / "first.png")
+    picture = "![pass@32 against pass@1, and entropy, of the first methods](benchmarks/results/collapse/first.png)\n\n"
     said = "\n".join(f"- {sentence}" for sentence in sentences(args, runs))
     table = "\n".join(first_table(runs["off-policy"], [*ON_POLICY, STOPPED]))
     before, _, rest = path.read_text().partition("<!-- claims -->\n")

@@ -1,0 +1,163 @@
+"""Figures of the comparison through the collapse, for benchmarks.claims.
+
+Colours are told apart by colour-blind readers, and dashes without any. An arm with a run that destroyed the policy
+(readings.Run.destroyed) is drawn in full in a panel with a scale of its own, so that it leaves the others readable.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.collapse import ON_POLICY
+from benchmarks.methods import FAMILIES, METHODS
+from benchmarks.plot import DASHES, PALETTE, band
+from benchmarks.readings import Regime, Run
+from common.curves import INK, MUTED, STYLE
+
+MOST_LINES = 7  # in one panel
+ROOM = 0.06  # of a frame's height and width, around what it holds
+Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
+FIGURES = {  # name -> title, labels of the axes
+    "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
+    "entropy": (
+        "Entropy of the rollouts, mean over 25 steps; band: one standard deviation over seeds",
+        ("step", "nats per token"),
+    ),
+    "coverage": (
+        "Share of a problem's solutions among its 64 samples; band: one standard deviation over seeds",
+        ("step", "coverage"),
+    ),
+}
+
+
+# --- One arm in a panel -----------------------------------------------------------------------------------------------
+
+
+def destroyed(some: Regime, arm: str) -> bool:
+    return any(run.destroyed() is not None for run in some[arm].values())
+
+
+def curve(run: Run, outcome: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a primary outcome over a run."""
+    if outcome == "entropy":
+        return run.windows, run.training["entropy"]
+    return run.steps, run.counts[outcome].mean(1)
+
+
+def over_steps(outcome: str) -> Draw:
+    return lambda axis, some, look: band(axis, [curve(run, outcome) for run in some], look.pop("color"), **look)
+
+
+def front(axis: plt.Axes, some: list[Run], look: dict) -> None:
+    """The way of pass@1 and pass@32 over the evaluations that all seeds have; a dot at its end."""
+    if some:
+        count = min(len(run.steps) for run in some)
+        x, y = (np.mean([run.counts[k].mean(1)[:count] for run in some], axis=0) for k in ("pass@1", "pass@32"))
+        axis.plot(x, y, linewidth=1.8, **look)
+        axis.plot(x[-1:], y[-1:], "o", color=look["color"], markersize=5)
+        axis.plot(x[:1], y[:1], "s", color=MUTED, markersize=4)
+
+
+def drawing(name: str) -> Draw:
+    return front if name == "front" else over_steps(name)
+
+
+# --- Small multiples by family ----------------------------------------------------------------------------------------
+
+
+def panels(runs: Regime) -> Iterator[tuple[str, list[str]]]:
+    """Title and methods of each panel: the families that were run, in parts of at most MOST_LINES, then the destroyed.
+
+    The last one's title is "destroyed"; it is there if an arm is.
+    """
+    shown = [arm for arm in METHODS if arm in runs and arm != "grpo"]
+    gone = [arm for arm in shown if destroyed(runs, arm)]
+    kept = {family: [a for a in shown if METHODS[a].family == family and a not in gone] for family in FAMILIES}
+    for title, arms in (kept | {"destroyed": gone}).items():
+        size = -(-len(arms) // max(1, -(-len(arms) // MOST_LINES)))  # so that the parts are about equal
+        parts = [arms[i : i + size] for i in range(0, len(arms), max(1, size))]
+        for index, part in enumerate(parts, 1):
+            yield title + (f" ({index})" if len(parts) > 1 else ""), part
+
+
+def small_multiples(runs: Regime, title: str, labels: tuple[str, str], path: Path, draw: Draw) -> None:
+    """One panel for each family, GRPO in every one; `draw(axis, arm's runs, look)` draws a method."""
+    shown = [*panels(runs)] or [("baseline", [])]
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    size = (4.3 * columns + 0.4, 3.5 * lines + 0.5)
+    with plt.rc_context(STYLE | {"font.size": 10}):
+        figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+        for axis, (name, arms) in zip(axes.flat, shown, strict=False):
+            draw(axis, [*runs.get("grpo", {}).values()], {"color": INK, "label": "grpo", "linestyle": "-"})
+            for index, arm in enumerate(arms):
+                look = {"color": PALETTE[index], "label": arm, "linestyle": DASHES[(index + 1) % len(DASHES)]}
+                draw(axis, [*runs[arm].values()], look)
+            own_scale = name.startswith("destroyed")
+            axis.set(title=f"{name}, on a scale of its own" if own_scale else name)
+            axis.legend(fontsize=8, handlelength=2.6, frameon=True, framealpha=0.8, edgecolor="none")
+        share([axis for axis, (name, _) in zip(axes.flat, shown, strict=False) if not name.startswith("destroyed")])
+        for axis in axes.flat[len(shown) :]:
+            axis.set_visible(False)
+        figure.supxlabel(labels[0], fontsize=10)
+        figure.supylabel(labels[1], fontsize=10)
+        figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def share(axes: Sequence[plt.Axes]) -> None:
+    """Give panels the frame that holds all of them."""
+    for limits in ("xlim", "ylim"):
+        found = np.array([getattr(axis, f"get_{limits}")() for axis in axes]).reshape(-1, 2)
+        for axis in axes:
+            axis.set(**{limits: (found[:, 0].min(), found[:, 1].max())})
+
+
+def draw_all(runs: Regime, regime: str, out: Path) -> None:
+    for name, (title, labels) in FIGURES.items():
+        path = out / f"{regime}-{name}.png"
+        small_multiples(runs, f"{regime.capitalize()}. {title}", labels, path, drawing(name))
+
+
+# --- The first methods in one figure ----------------------------------------------------------------------------------
+
+
+def within(axis: plt.Axes, points: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Set the frame to what these points need, with some room."""
+    for limits, values in zip(("xlim", "ylim"), zip(*points, strict=True), strict=True):
+        low, high = min(map(np.min, values)), max(map(np.max, values))
+        room = ROOM * (high - low) or ROOM
+        axis.set(**{limits: (low - room, high + room)})
+
+
+def first_methods(runs: Regime, path: Path) -> None:
+    """The front and the entropy of the eight first and GRPO with mixed groups, in the order of the README's table.
+
+    The frames are those of arms that keep a policy; one that does not leaves them, and its name says so.
+    """
+    arms = [arm for arm in dict.fromkeys(["grpo", *ON_POLICY]) if arm in runs]
+    intact = [run for arm in arms if not destroyed(runs, arm) for run in runs[arm].values()]
+    with plt.rc_context(STYLE | {"font.size": 10}):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+        for index, arm in enumerate(arms):
+            look = {"color": INK if arm == "grpo" else PALETTE[index - 1], "linestyle": DASHES[index % len(DASHES)]}
+            name = f"{arm} (leaves the frames)" if destroyed(runs, arm) else arm
+            for axis, draw in zip(axes, (front, over_steps("entropy")), strict=True):
+                draw(axis, [*runs[arm].values()], look | {"label": name})
+            if destroyed(runs, arm):
+                axes[1].collections[-1].remove()  # of its band only shreds are inside
+        if intact:
+            within(axes[0], [(run.counts["pass@1"].mean(1), run.counts["pass@32"].mean(1)) for run in intact])
+            within(axes[1], [curve(run, "entropy") for run in intact])
+        axes[0].set(title="pass@32 against pass@1", xlabel="pass@1", ylabel="pass@32")
+        axes[1].set(title="Entropy of the rollouts", xlabel="step", ylabel="nats per token")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=9, handlelength=3)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)

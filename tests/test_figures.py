@@ -1,0 +1,80 @@
+"""benchmarks.figures on made-up runs: what is in which panel, and which frame it has."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from benchmarks import figures
+from benchmarks.readings import Regime, Run, read
+from tests.test_readings import record
+
+
+@pytest.fixture
+def runs() -> Regime:
+    """GRPO, methods of two families, and NSR, which loses its policy while its entropy rises far beyond theirs."""
+    passed = {"nsr": [[2, 2], [1, 0], [0, 0]]}
+    start = {"nsr": 3.0, "clip_cov": 0.25}
+    fall = np.linspace(0, 0.1, 20)  # the windows of a record of 100 steps
+
+    def run(arm: str, seed: int) -> Run:
+        entropy = [*start.get(arm, 0.2) - fall]
+        return read(record(passed.get(arm, [[2, 1], [3, 2], [3, 3]]), arm, seed, entropy=entropy))
+
+    arms = ("grpo", "grpo, mixed groups", "clip_cov", "maxrl", "nsr")
+    return {arm: {seed: run(arm, seed) for seed in (1, 2)} for arm in arms}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Figure]:
+    """Figures as they were when they were written."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
+    return kept
+
+
+def names(axis: plt.Axes) -> list[str]:
+    return axis.get_legend_handles_labels()[1]
+
+
+def test_a_destroyed_arm_has_a_panel_of_its_own(runs: Regime) -> None:
+    assert [*figures.panels(runs)] == [("baseline", ["maxrl"]), ("token weight", ["clip_cov"]), ("destroyed", ["nsr"])]
+    del runs["nsr"]
+    assert [title for title, _ in figures.panels(runs)] == ["baseline", "token weight"]
+
+
+def test_a_family_of_many_is_parted_evenly(runs: Regime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MOST_LINES", 2)
+    runs |= dict.fromkeys(("passk", "opo"), runs["maxrl"])
+    assert [(title, len(arms)) for title, arms in figures.panels(runs)][:2] == [
+        ("baseline (1)", 2),
+        ("baseline (2)", 1),
+    ]
+
+
+def test_panels_of_families_share_a_frame_that_the_destroyed_one_does_not_stretch(
+    runs: Regime, drawn: list[Figure], tmp_path: Path
+) -> None:
+    figures.draw_all(runs, "off-policy", tmp_path)
+    assert len(drawn) == len(figures.FIGURES)
+    first, second, gone, *_ = drawn[[*figures.FIGURES].index("entropy")].axes
+    assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
+    assert first.get_ylim()[1] < 0.3 and gone.get_ylim()[1] > 3
+    assert names(second) == ["grpo", "clip_cov"] and gone.get_title(loc="left") == "destroyed, on a scale of its own"
+
+
+def test_the_figure_of_first_methods_is_framed_by_those_that_keep_a_policy(
+    runs: Regime, drawn: list[Figure], tmp_path: Path
+) -> None:
+    figures.first_methods(runs, tmp_path / "first.png")
+    [figure] = drawn
+    both, entropy = figure.axes
+    assert names(both) == names(entropy) == ["grpo", "grpo, mixed groups", "clip_cov", "nsr (leaves the frames)"]
+    assert entropy.get_ylim()[1] < 0.3 and both.get_xlim()[0] > 0.3
+    assert len(entropy.collections) == 3  # a band for each but nsr
+    ends = {line.get_label(): line.get_xdata()[-1] for line in both.lines if line.get_label() in ("grpo", "clip_cov")}
+    assert ends == pytest.approx({"grpo": 0.75, "clip_cov": 0.75})
+    [curve] = [line for line in entropy.lines if line.get_label() == "clip_cov"]
+    assert curve.get_ydata()[-1] == pytest.approx(0.15, abs=0.02)  # a mean over 25 steps
