@@ -43,6 +43,16 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str
     return [head, "|---" * len(heads) + "|", *body]
 
 
+def put_between(path: Path, mark: str, text: str) -> None:
+    """Replace what a page has between its lines <!-- mark --> and <!-- /mark -->; SystemExit where there are none."""
+    begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
+    before, begun, rest = path.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise SystemExit(f"error: {path} has no {begin.strip()} and {end.strip()} to write between")
+    path.write_text(f"{before}{begin}{text.rstrip()}\n{end}{after}")
+
+
 def write_csv(path: Path, rows: Sequence[dict], digits: int | None = None) -> None:
     """Rows of the same keys as a table, fractions with so many significant digits; its folder is made."""
     if digits:

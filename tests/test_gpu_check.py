@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from benchmarks import gpu_check, throughput
-from benchmarks.gpu_check import BEGIN, END, STEPS, Args, Shape
+from benchmarks.gpu_check import STEPS, Args, Shape
 from benchmarks.measure import CardMemory
 from common import passes, policy
 
 ROOT = Path(__file__).resolve().parents[1]
 H100 = "NVIDIA H100 80GB HBM3"
+
+BEGIN, END = "<!-- gpu -->", "<!-- /gpu -->"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from importlib import import_module
@@ -15,12 +16,15 @@ import tyro
 from benchmarks import real_collapse, real_model
 from benchmarks.collapse import ARMS
 from benchmarks.measure import as_flags
+from benchmarks.readings import read
+from benchmarks.report import write_csv
 from common import InputError, loading
 from common.arguments import check_args
 from common.health import doubtful_settings
 from common.loading import load_policy
 from common.tasks import load_problems
 from tests.test_gguf import write_gguf
+from tests.test_readings import record
 
 # --- The model --------------------------------------------------------------------------------------------------------
 
@@ -171,6 +175,55 @@ def test_finished_runs_are_rows_and_never_made_again(
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"no model in .*benchmarks\.real_model"):
         real_collapse.main(real_collapse.Args(**options | {"model": tmp_path / "none"}))
+
+
+def kept_run(arm: str, seed: int, ends: tuple[float, float, float]) -> list[dict]:
+    """A finished run's rows with constant entropy, and pass@1 and pass@32 as they end."""
+    entropy, *passed = ends
+    made = [{"step": 0, "eval/pass@1": 0.1, "eval/pass@32": 0.5}]
+    for step in range(1, 21):
+        drawn = {"rollout/num_samples": 64, "tokens/rollout": 200}
+        made.append({"step": step, "rollout/reward": 0.5, "rollout/entropy": entropy} | drawn)
+    made[-1] |= dict(zip(("eval/pass@1", "eval/pass@32"), passed, strict=True))
+    return real_collapse.table_rows(arm, seed, made)
+
+
+def test_methods_beside_the_toy(tmp_path: Path) -> None:
+    """KL-Cov's base is the arm of mixed groups; NSR has none here that both have, and stays out."""
+    rows = [
+        *(row for seed in (1, 2) for row in kept_run("grpo, mixed groups", seed, (0.2, 0.6, 0.8))),
+        *kept_run("kl_cov", 1, (0.35, 0.5, 0.7)),
+        *kept_run("kl_cov", 2, (0.25, 0.6, 0.8)),
+        *kept_run("nsr", 1, (0.9, 0.1, 0.2)),
+    ]
+    write_csv(tmp_path / "sums-off-policy.csv", [{k: real_collapse.tidy(v) for k, v in row.items()} for row in rows])
+    groups = real_collapse.plot.load_runs([tmp_path / "sums-off-policy.csv"])
+    low, high = [[1, 1], [2, 1]], [[1, 1], [3, 2]]
+    toy = {
+        "grpo, mixed groups": {seed: read(record(low, "grpo, mixed groups", seed)) for seed in (1, 2, 3)},
+        "kl_cov": {seed: read(record(high, "kl_cov", seed, entropy=0.26)) for seed in (1, 3)},
+        "nsr": {1: read(record(low, "nsr"))},
+    }
+    both = real_collapse.beside_toy(groups, toy)
+    assert {arm for by_arm in both.values() for arm in by_arm} == {"kl_cov"}
+    assert both["entropy"]["kl_cov"] == (pytest.approx([0.06, 0.06]), pytest.approx([0.15, 0.05]))
+    assert both["pass@1"]["kl_cov"] == (pytest.approx([0.25, 0.25]), pytest.approx([-0.1, 0.0]))
+    said = real_collapse.same_side(both)
+    assert said.startswith("Of 1 arms") and "in entropy 1; in pass@1 0 (not kl_cov)" in said
+    real_collapse.draw_beside_toy(both, tmp_path / "both.png")
+    assert (tmp_path / "both.png").stat().st_size > 10_000
+    assert real_collapse.toy_section(tmp_path, "sums", "off-policy", groups, tmp_path / "no rows") == ""
+    assert real_collapse.toy_section(tmp_path, "sums", "vllm", groups) == ""
+
+
+def test_readme_says_what_the_tables_hold() -> None:
+    """The sentence beside the figure follows from the kept rows."""
+    shown = (real_collapse.ROOT / "README.md").read_text().partition("<!-- real -->")[2].partition("<!-- /real -->")[0]
+    groups = real_collapse.plot.load_runs([real_collapse.RESULTS / "sums-off-policy.csv"])
+    both = real_collapse.beside_toy(groups, real_collapse.load(real_collapse.ROWS)["off-policy"])
+    assert real_collapse.same_side(both) in shown
+    picture = re.search(r"!\[.*\]\((.*)\)", shown)
+    assert picture and (real_collapse.ROOT / picture[1]).exists()
 
 
 def test_coverage_by_hand() -> None:

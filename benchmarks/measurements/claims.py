@@ -48,7 +48,7 @@ from benchmarks.readings import (
     load,
     load_group,
 )
-from benchmarks.report import markdown, plus_minus
+from benchmarks.report import markdown, plus_minus, put_between
 
 RESULTS = ALL_RESULTS / "collapse"
 UPDATES = {"off-policy": "eight updates per rollout", "on-policy": "one update per rollout"}
@@ -669,16 +669,12 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
 
 def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
     """Put the sentences, the figure where there is one, and the first table between the README's two marks."""
-    path = ROOT / "README.md"
     if runs["off-policy"]:
         figures.first_methods(runs["off-policy"], RESULTS / "first.png")
     picture = "![pass@32 against pass@1, and entropy, of the first methods](benchmarks/results/collapse/first.png)\n\n"
     said = "\n".join(f"- {sentence}" for sentence in sentences(args, runs))
     table = "\n".join(first_table(runs["off-policy"], [*ON_POLICY, STOPPED]))
-    before, _, rest = path.read_text().partition("<!-- claims -->\n")
-    _, _, after = rest.partition("<!-- /claims -->\n")
-    shown = f"{said}\n\n" + picture * bool(runs["off-policy"]) + table
-    path.write_text(f"{before}<!-- claims -->\n{shown}\n\n<!-- /claims -->\n{after}")
+    put_between(ROOT / "README.md", "claims", f"{said}\n\n{picture * bool(runs['off-policy'])}{table}\n")
 
 
 def main(args: Args) -> None:

@@ -73,7 +73,7 @@ from benchmarks.measure import (
     worker_environment,
 )
 from benchmarks.pretrain_tiny import make_tokenizer
-from benchmarks.report import markdown
+from benchmarks.report import markdown, put_between
 from benchmarks.scaling import GIB, SIZES, Shape
 from benchmarks.throughput import why
 from common import InputError, records
@@ -567,7 +567,6 @@ def checks(report: dict) -> tuple[int, list[str]]:
 
 # --- Table ------------------------------------------------------------------------------------------------------------
 
-BEGIN, END = "<!-- gpu -->", "<!-- /gpu -->"
 HEADS = "model|tokens a row||sampling, s|rewards|scoring|update|tokens/s|MFU|peak GiB".split("|")
 
 
@@ -602,12 +601,8 @@ def cells(row: dict) -> list[str]:
 
 
 def write_table(args: Args) -> None:
-    before, _, rest = args.readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"error: {args.readme} has no {BEGIN} and {END} to write the table between")
     found = [json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))]
-    args.readme.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}")
+    put_between(args.readme, "gpu", table(found))
 
 
 # --- Main -------------------------------------------------------------------------------------------------------------

@@ -30,12 +30,16 @@ import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
 from benchmarks import ROOT, plot
-from benchmarks.collapse import ARMS, Job, command_of
+from benchmarks.collapse import ARMS, ROWS, Job, command_of
+from benchmarks.collapse import REGIMES as TOY_REGIMES
 from benchmarks.measure import as_flags, check_known, read_metrics, worker_environment
 from benchmarks.methods import METHODS
 from benchmarks.plot import WINDOW, Group
-from benchmarks.report import interval, markdown, plus_minus, write_csv
-from common.curves import STYLE
+from benchmarks.readings import Regime, load, shared
+from benchmarks.report import interval, markdown, plus_minus, put_between, write_csv
+from common.curves import MUTED, STYLE
+
+RESULTS = ALL_RESULTS / "real_model"
 
 # All with three worked turns as chat messages. How often the model is right before training stands in RESULTS.md.
 TASKS = {
@@ -66,6 +70,7 @@ CHANGES = {
 }
 COLUMNS = plot.COLUMNS | {f"pass@{k}": f"eval/pass@{k}" for k in (1, 2, 4, 8, 16, 32)}
 PHASES = ("rollout", "verify", "score", "update", "step")
+MARKERS = "osD^vP*X"
 KEY = ("task", "regime", "arm", "seed")
 Key = tuple[str, str, str, int]
 WRITING = threading.Lock()
@@ -85,7 +90,7 @@ class Args:
     """runs at a time; each needs about 4 GB"""
     threads: int = 1
     """of each run"""
-    out: Path = ALL_RESULTS / "real_model"
+    out: Path = RESULTS
 
 
 # --- Running ----------------------------------------------------------------------------------------------------------
@@ -214,6 +219,12 @@ pass@32 {before_32:.3f}.
 {phases}
 """
 
+TOY = """![{task}, {regime}, beside the toy]({task}-{regime}-toy.png)
+
+What an arm does against its base here and on the toy (benchmarks.claims): means over seeds, lines from the lowest to
+the highest one. {words}
+"""
+
 
 def phase_table(rows: list[dict]) -> list[str]:
     """Seconds of a step by its phases: medians over steps, which a pause does not move, and means over seeds."""
@@ -269,6 +280,68 @@ def difference_table(groups: list[Group]) -> list[str]:
     return ["", *markdown(("difference at the end", "reward", "entropy", "pass@1", "pass@32"), rows)] if rows else []
 
 
+# --- Beside the toy ---------------------------------------------------------------------------------------------------
+
+BESIDE = ("entropy", "pass@1", "pass@32")
+Both = dict[str, dict[str, tuple[list[float], list[float]]]]  # outcome -> arm -> differences to the base: toy, here
+
+
+def beside_toy(groups: list[Group], toy: Regime) -> Both:
+    """Of every arm that has its base in both, the difference at the end, seed by seed."""
+    ends, found = {group.label: at_end(group) for group in groups}, {outcome: {} for outcome in BESIDE}
+    for arm, mine in ends.items():
+        base = ARMS[arm][1].base
+        if base not in ends or not (seeds := shared(toy, arm, base)):
+            continue
+        for outcome, by_arm in found.items():
+            small = [
+                one.at(outcome, one.horizon).mean() - other.at(outcome, other.horizon).mean()
+                for one, other in ((toy[arm][seed], toy[base][seed]) for seed in seeds)
+            ]
+            both = sorted({*mine[outcome]} & {*ends[base][outcome]})
+            if both:
+                by_arm[arm] = small, [mine[outcome][seed] - ends[base][outcome][seed] for seed in both]
+    return found
+
+
+def draw_beside_toy(both: Both, path: Path) -> None:
+    with plt.rc_context(STYLE | {"font.size": 10}):
+        figure, axes = plt.subplots(1, len(both), figsize=(4.2 * len(both), 4.2), layout="constrained")
+        for axis, (outcome, by_arm) in zip(axes, both.items(), strict=True):
+            axis.axhline(0, color=MUTED, linewidth=1)
+            axis.axvline(0, color=MUTED, linewidth=1)
+            for index, (arm, (toy, here)) in enumerate(by_arm.items()):
+                look = {"color": plot.PALETTE[index], "linewidth": 1.2}
+                x, y = np.mean(toy), np.mean(here)
+                axis.plot([min(toy), max(toy)], [y, y], **look)
+                axis.plot([x, x], [min(here), max(here)], **look)
+                axis.plot(x, y, MARKERS[index % len(MARKERS)], color=look["color"], markersize=7, label=arm)
+            axis.set(title=outcome, xlabel="toy: less its base")
+        axes[0].set(ylabel="real model: less its base")
+        plot.below(figure, axes[0])
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def same_side(both: Both) -> str:
+    """How many arms lie on the same side of their base here as on the toy, by outcome, in words."""
+    words = []
+    for outcome, by_arm in both.items():
+        sides = {arm: np.mean(toy) * np.mean(here) > 0 for arm, (toy, here) in by_arm.items()}
+        other = [arm for arm, same in sides.items() if not same]
+        words.append(f"in {outcome} {sum(sides.values())}" + (f" (not {', '.join(other)})" if other else ""))
+    return f"Of {len(sides)} arms, this many lie on the side of their base that they do on the toy: {'; '.join(words)}."
+
+
+def toy_section(out: Path, task: str, regime: str, groups: list[Group], rows: Path = ROWS) -> str:
+    """Figure and sentence; "" where the toy has no such regime, or no arm that both have."""
+    both = beside_toy(groups, load(rows)[regime]) if regime in TOY_REGIMES else {}
+    if not any(both.values()):
+        return ""
+    draw_beside_toy(both, out / f"{task}-{regime}-toy.png")
+    return TOY.format(task=task, regime=regime, words=same_side(both))
+
+
 def section(out: Path, task: str, regime: str) -> str | None:
     if not (rows := steps_of(out, task, regime)):
         return None
@@ -276,6 +349,7 @@ def section(out: Path, task: str, regime: str) -> str | None:
     with plt.rc_context(STYLE):
         plot.save(plot.draw_over(groups), out / f"{task}-{regime}", ("png",))
     start = groups[0].runs[0].evaluations[0]
+    toy = toy_section(out, task, regime, groups)
     return SECTION.format(
         task=task,
         regime=regime,
@@ -287,13 +361,24 @@ def section(out: Path, task: str, regime: str) -> str | None:
         before_32=start["pass@32"],
         summary="\n".join(summary_table(groups) + difference_table(groups)),
         phases="\n".join(phase_table(rows) + coverage_table(rows)),
-    )
+    ) + (f"\n{toy}" if toy else "")
+
+
+def show_in_readme() -> None:
+    """Put the figure beside the toy and its sentence between the README's two marks."""
+    groups = plot.load_runs([RESULTS / "sums-off-policy.csv"])
+    both = beside_toy(groups, load(ROWS)["off-policy"])
+    picture = "![methods on the real model and on the toy](benchmarks/results/real_model/sums-off-policy-toy.png)"
+    seeds = min(len(group.runs) for group in groups)
+    put_between(ROOT / "README.md", "real", f"{picture}\n\n{same_side(both)} On the real model {seeds} seeds each.")
 
 
 def report(args: Args) -> None:
     sections = [section(args.out, task, regime) for task in TASKS for regime in REGIMES]
     text = "\n".join([HEAD.format(**SIZE), *filter(None, sections)])
     (args.out / "RESULTS.md").write_text(text)
+    if args.out == RESULTS and steps_of(RESULTS, "sums", "off-policy"):
+        show_in_readme()
     print(text)
 
 
