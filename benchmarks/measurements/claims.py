@@ -399,11 +399,12 @@ def of_runs(runs: Regime) -> Iterator[str]:
 
 
 def of_ends(runs: Regime) -> Iterator[str]:
-    """Who ends highest among the arms with the most seeds, without a verdict, and what was drawn for it."""
-    most = max((len(seeds) for arm, seeds in runs.items() if arm != STOPPED), default=0)
-    some = {arm: [*seeds.values()] for arm, seeds in runs.items() if len(seeds) == most and arm != STOPPED}
-    if len(some) < 2:
+    """Who ends highest of the arms with the most seeds, two arms at least, without a verdict; what was drawn for it."""
+    by_seeds = sorted((len(seeds) for arm, seeds in runs.items() if arm != STOPPED), reverse=True)
+    if len(by_seeds) < 2:
         return
+    least = by_seeds[1]
+    some = {arm: [*seeds.values()] for arm, seeds in runs.items() if len(seeds) >= least and arm != STOPPED}
     ends = {
         arm: {key: np.mean([run.at(key, run.horizon).mean() for run in mine]) for key in MARGINS}
         for arm, mine in some.items()
@@ -413,7 +414,7 @@ def of_ends(runs: Regime) -> Iterator[str]:
         arm = max(ends, key=lambda arm: ends[arm][key])
         highest.setdefault(arm, []).append(f"{key} ({ends[arm][key]:.2f})")
     words = ", ".join(f"`{arm}` in {' and '.join(outcomes)}" for arm, outcomes in highest.items())
-    yield f"Of {len(some)} arms with {number_word(most, 'seed')}, the highest mean at the end has {words}."
+    yield f"Of {len(some)} arms with {number_word(least, 'seed')} or more, the highest mean at the end has {words}."
     if "grpo" in some:
         drawn = {arm: np.mean([run.drawn("samples") for run in mine]) for arm, mine in some.items()}
         ratios = {arm: number / drawn["grpo"] for arm, number in drawn.items() if number > 1.1 * drawn["grpo"]}

@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.claims import Judged, curve, number
+from benchmarks.claims import Judged, number
+from benchmarks.figures import curve
 from benchmarks.plot import finite, over_runs
 from benchmarks.readings import MARGINS, Regime, Run, base_of
 from benchmarks.report import plus_minus
