@@ -1,13 +1,13 @@
 """How the benchmarks write numbers: mean and spread over seeds, intervals, tables in Markdown and as csv."""
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-
-T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # 97.5 %
 
 
 def finite(values: Iterable[float]) -> np.ndarray:
@@ -29,11 +29,33 @@ def plus_minus(values: Iterable[float]) -> str:
     return f"{values.mean():.3f}" + (f" ± {spread(values):.3f}" if len(values) > 1 else "")
 
 
+def student_p(t: float, freedom: int) -> float:
+    """Two-sided p-value of Student's t, degrees of freedom a whole number (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(freedom))
+    cosine, term, total = math.cos(angle), 1.0, 0.0
+    odd = freedom % 2
+    for i in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (i + 1) / (i + 2)
+    inside = 2 / math.pi * (angle + math.sin(angle) * cosine * total) if odd else math.sin(angle) * total
+    return max(0.0, 1 - inside)
+
+
+@cache
+def student_t(freedom: int, level: float = 0.05) -> float:
+    """The t beyond which, on both sides together, Student's distribution has `level`: by halving, to a billionth."""
+    low, high = 0.0, 1e6
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, freedom) > level else (low, middle)
+    return high
+
+
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds; one seed has none."""
     values = finite(values)
     mean = float(values.mean()) if len(values) else float("nan")
-    half = T_QUANTILE[len(values) - 1] * spread(values) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    half = student_t(len(values) - 1) * spread(values) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return mean, mean - half, mean + half
 
 

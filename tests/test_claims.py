@@ -1,5 +1,6 @@
 """benchmarks.claims on made-up runs: any part of them makes a page, its words follow from the numbers by rule."""
 
+import dataclasses
 import json
 import math
 import re
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import claims, figures
-from benchmarks.claims import Args
+from benchmarks.claims import Args, Judged
 from benchmarks.collapse import ARMS, ON_POLICY
-from benchmarks.readings import STOPPED, load
+from benchmarks.readings import STOPPED, Effect, Variances, load
 from tests.test_readings import record
 
 
@@ -171,7 +172,7 @@ def test_who_ends_highest_is_said_of_arms_with_as_many_seeds(tmp_path: Path) -> 
     for arm, seeds in (("grpo", 3), ("clip_cov", 2), ("forking_tokens", 1)):
         keep(tmp_path / "rows", arm, seeds)
     text = made(tmp_path)
-    assert "Of 2 arms with 2 seeds or more, the highest mean at the end has `clip_cov` in pass@1 (0.62), `grpo` in" in text
+    assert "Of 2 arms with 2 seeds or more, the highest mean at the end has `clip_cov` in pass@1 (0.62)" in text
     assert "dynamic sampling draws" not in text
     keep(tmp_path / "rows", "dapo", 2, samples=[15 * step for step in range(5, 101, 5)])
     assert "dynamic sampling draws in as many steps: `dapo` 1.5." in made(tmp_path)
@@ -212,3 +213,22 @@ def test_readme_shows_the_first_table_of_the_page() -> None:
         assert row in page or "| not run |" in row
     picture = re.search(r"!\[.*\]\((.*)\)", shown)
     assert bool(picture) == ("No run is kept yet" not in page) and (not picture or (claims.ROOT / picture[1]).exists())
+
+
+def test_what_an_inconclusive_effect_would_take() -> None:
+    """Seeds; more problems where a hundred would not do and problems count; nothing where it is decided."""
+
+    def judged(verdict: str, outcome: str, mean: float = 0.0, of_problems: float = 0.0) -> Judged:
+        found = Effect(mean, -0.1, 0.12, 0.5, 3, outcome, variances=Variances(3, 1e-4, of_problems))
+        return Judged("off-policy", "dapo", "grpo", found, verdict)
+
+    # t(n - 1) sqrt(3e-4 / n) is 0.0215 with five seeds, 0.0182 with six
+    assert claims.would_take(judged("inconclusive", "pass@1"), 1) == "6 seeds"
+    assert claims.would_take(judged("inconclusive, policy destroyed", "coverage"), 1) == "4 seeds"
+    assert claims.would_take(judged("inconclusive", "pass@1", of_problems=1e-3), 1) == "more problems"
+    assert claims.would_take(judged("no effect", "pass@1"), 1) == ""
+    share = "share of selected tokens with A < 0, less 1/2"  # has no margin
+    assert claims.would_take(judged("inconclusive", share, mean=0.0214), 1) == "6 seeds"
+    assert claims.would_take(judged("inconclusive", share, mean=0.0214), 20) == "11 seeds"  # t(10) is 4.0
+    assert claims.would_take(judged("inconclusive", share), 1) == "over 100 seeds"
+    assert claims.number_of_tests([judged("no effect", share), dataclasses.replace(judged("", share), found=None)]) == 1

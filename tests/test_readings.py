@@ -13,18 +13,19 @@ from benchmarks.collapse import encode
 from benchmarks.readings import (
     STOPPED,
     Effect,
+    Variances,
     activity,
     effect,
     effect_of,
     holm,
     load,
     read,
+    seeds_for,
     stopped,
-    student_p,
-    two_way_variance,
+    variances,
     verdict,
 )
-from benchmarks.report import T_QUANTILE
+from benchmarks.report import student_p, student_t
 
 NAN = math.nan
 
@@ -175,11 +176,37 @@ def test_rows_are_loaded_by_regime(tmp_path: Path) -> None:
 def test_variance_by_hand() -> None:
     """2 x 2 differences 0, 2, 4, 10: seeds' means 1 and 7, problems' 2 and 6, residuals 1, -1, -1, 1."""
     differences = np.array([[0.0, 2.0], [4.0, 10.0]])
-    assert two_way_variance(differences) == pytest.approx(18 / 2 + 8 / 2 - 4 / 1 / 4)
-    assert two_way_variance(differences[:, :1]) == pytest.approx(8 / 2)
+    assert variances(differences).total == pytest.approx(18 / 2 + 8 / 2 - 4 / 1 / 4)
+    assert variances(differences[:, :1]).total == pytest.approx(8 / 2)
     noise = np.array([[1.0, -1.0], [-1.0, 1.0]])  # both means are 0: the difference of estimates would be negative
-    assert two_way_variance(noise) == 0 and two_way_variance(noise + np.array([[0.0], [1.0]])) == pytest.approx(0.25)
-    assert two_way_variance(noise + np.array([0.0, 1.0])) == pytest.approx(0.25)
+    assert variances(noise).total == 0 and variances(noise + np.array([[0.0], [1.0]])).total == pytest.approx(0.25)
+    assert variances(noise + np.array([0.0, 1.0])).total == pytest.approx(0.25)
+
+
+def test_seeds_that_would_decide() -> None:
+    """Seeds' variance 0.04 alone: t(n - 1) sqrt(0.04 / n) is 0.248 with five and 0.210 with six; problems stay."""
+
+    def needed(mean: float, margin: float, level: float = 0.05, **problems: float) -> int | None:
+        found = Variances(4, 0.01, **problems)
+        return seeds_for(Effect(mean, NAN, NAN, NAN, 4, variances=found), margin, level)
+
+    assert [needed(0.0, margin) for margin in (0.25, 0.22, 2.0, 1e-3)] == [5, 6, 2, None]
+    assert needed(0.05, 0.27) == 6  # 0.22 are left of the margin
+    assert needed(-0.25, 0.02) == 5 and needed(-0.25, 0.02, 0.005) > 5
+    problems = {"of_problems": 0.011, "of_both": 0.001}  # which leave 0.01: 0.196 to each side
+    assert needed(0.0, 0.19, **problems) is None and needed(0.0, 0.25, **problems) > 5
+
+
+def test_expected_variance_with_more_seeds_is_that_of_more_seeds() -> None:
+    """Over many simulated experiments, what four seeds expect of sixteen is what sixteen have."""
+    rng, problems, expected, had = np.random.default_rng(1), 40, [], []
+    for _ in range(500):
+        differences = (
+            0.05 * rng.normal(size=(16, 1)) + 0.2 * rng.normal(size=problems) + 0.3 * rng.normal(size=(16, problems))
+        )
+        expected.append(variances(differences[:4]).with_seeds(16))
+        had.append(variances(differences).total)
+    assert np.mean(expected) == pytest.approx(np.mean(had), rel=0.05)
 
 
 def test_interval_covers_where_seeds_and_problems_are_random() -> None:
@@ -194,10 +221,13 @@ def test_interval_covers_where_seeds_and_problems_are_random() -> None:
     assert 0.93 < hits / 600 <= 1 and bare / 600 < 0.6
 
 
-@pytest.mark.parametrize("freedom", T_QUANTILE)
-def test_p_value_is_students(freedom: int) -> None:
-    """At the quantile of the interval; and against the density's integral."""
-    assert student_p(T_QUANTILE[freedom], freedom) == pytest.approx(0.05, abs=1e-4)
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 30: 2.042, 99: 1.984}.items()
+)
+def test_p_value_is_students(freedom: int, quantile: float) -> None:
+    """At the quantile that tables print; and against the density's integral."""
+    assert student_t(freedom) == pytest.approx(quantile, abs=6e-4)
+    assert student_p(student_t(freedom, 0.01), freedom) == pytest.approx(0.01)
     angles = np.linspace(math.atan(1.3 / math.sqrt(freedom)), math.pi / 2, 20001)  # t = sqrt(freedom) tan(angle)
     scale = math.gamma((freedom + 1) / 2) / math.sqrt(math.pi) / math.gamma(freedom / 2)
     assert student_p(-1.3, freedom) == pytest.approx(2 * scale * np.trapezoid(np.cos(angles) ** (freedom - 1), angles))

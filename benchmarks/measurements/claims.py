@@ -36,6 +36,7 @@ from benchmarks.methods import FAMILIES, METHODS, Claim
 from benchmarks.readings import (
     LEVEL,
     MARGINS,
+    OUTCOMES,
     READINGS,
     STOPPED,
     Effect,
@@ -47,6 +48,7 @@ from benchmarks.readings import (
     judge,
     load,
     load_group,
+    seeds_for,
 )
 from benchmarks.report import markdown, plus_minus, put_between
 
@@ -190,6 +192,21 @@ def family_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]], fami
     return markdown(("arm", "less", "seeds", *MARGINS, "active"), rows) if rows else []
 
 
+def would_take(one: Judged, tests: int) -> str:
+    """What would decide an inconclusive effect in a table of so many tests, were it and its variances as estimated."""
+    if not one.verdict.startswith("inconclusive"):
+        return ""
+    seeds = seeds_for(one.found, OUTCOMES[one.found.outcome], LEVEL / tests)
+    if seeds:
+        return f"{seeds} seeds"
+    return "more problems" if one.found.variances.of_problems else "over 100 seeds"
+
+
+def number_of_tests(judged: Sequence[Judged]) -> int:
+    """Those that Holm's correction counts."""
+    return sum(one.found is not None and math.isfinite(one.found.p) for one in judged)
+
+
 def promise_table(judged: Sequence[Judged], heads: Sequence[str] = ("regime", "method")) -> list[str]:
     rows = [
         (
@@ -199,10 +216,12 @@ def promise_table(judged: Sequence[Judged], heads: Sequence[str] = ("regime", "m
             number(one.found),
             one.found.seeds if one.found else "",
             one.verdict,
+            would_take(one, number_of_tests(judged)),
         )
         for one in judged
     ]
-    return markdown((*heads, "promise", "read here as", "effect (95 %)", "seeds", "verdict"), rows)
+    heads = (*heads, "promise", "read here as", "effect (95 %)", "seeds", "verdict", "would take")
+    return markdown(heads, rows)
 
 
 def control_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]]) -> list[str]:
@@ -437,7 +456,11 @@ def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
             for word, some in counts.items()
             if some
         ]
-        yield f"Of {number_word(len(decided), 'promise')} with two or more seeds, {', '.join(said)}."
+        hopeless = sum(would_take(one, number_of_tests(judged)) == "more problems" for one in decided)
+        yield (
+            f"Of {number_word(len(decided), 'promise')} with two or more seeds, {', '.join(said)}"
+            + (f"; for {hopeless} of these a hundred seeds would not do on these problems." if hopeless else ".")
+        )
 
 
 def of_effects(runs: Regime) -> Iterator[str]:
@@ -540,7 +563,8 @@ It is a toy: evidence about what an idea does here, none against results at 7B o
 An effect is the difference to the base on the same seeds and problems, with its 95 % interval over both. *Reproduced*,
 *contradicted*: beyond 0 on the promised or the other side, after Holm's correction over its table at {level}; *higher*,
 *lower*: the same where nothing is promised; *small*: the difference is under the margin. *No effect*: the interval lies
-inside the margin ({margins}). Else *inconclusive*.
+inside the margin ({margins}). Else *inconclusive*; *would take*: the seeds that
+would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not do.
 """
 
 FRONT = """![pass@32 against pass@1]({regime}-front.png)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.collapse import ARMS, EVERY, REGIMES, decode, regime_of
-from benchmarks.report import T_QUANTILE
+from benchmarks.report import student_p, student_t
 from common.evaluate import pass_at_k
 
 # Primary outcome -> the margin below which a difference is of no interest.
@@ -221,6 +221,29 @@ READINGS: dict[str, Callable[[Pairs], tuple[Steps, str]]] = {
 
 
 @dataclass(frozen=True)
+class Variances:
+    """Of the mean of (S, P) differences, S > 1, where seeds and problems are both random.
+
+    of_seeds: that of the seeds' means over S; of_problems: that of the problems' means over P; of_both: the residual's
+    over S P, which the first two have both counted. With P = 1 the first alone.
+    """
+
+    seeds: int
+    of_seeds: float
+    of_problems: float = 0.0
+    of_both: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """At least the larger of the first two, as a difference of estimates may come out too small."""
+        return max(self.of_seeds + self.of_problems - self.of_both, self.of_seeds, self.of_problems)
+
+    def with_seeds(self, seeds: int) -> float:
+        """What `total` is expected to be with so many seeds and the same problems."""
+        return self.of_seeds * self.seeds / seeds + max(0.0, self.of_problems - self.of_both)
+
+
+@dataclass(frozen=True)
 class Effect:
     """The mean difference over seeds (and problems), its 95 % interval and p-value: NaN with one seed."""
 
@@ -231,36 +254,18 @@ class Effect:
     seeds: int
     outcome: str = ""
     words: str = ""  # what was measured, and where
+    variances: Variances | None = None  # of the mean, with two seeds or more
 
 
-def two_way_variance(differences: np.ndarray) -> float:
-    """Variance of the mean of (S, P) differences where seeds and problems are both random.
-
-    That of the seeds' means over S, plus that of the problems' means over P, less the residual's over S P: what both
-    have counted. At least the larger of the first two, as a difference of estimates may come out too small. With P = 1,
-    the first alone. Needs S > 1.
-    """
+def variances(differences: np.ndarray) -> Variances:
     seeds, problems = differences.shape
     by_seed, by_problem = differences.mean(1), differences.mean(0)
-    of_seeds = by_seed.var(ddof=1) / seeds
+    of_seeds = float(by_seed.var(ddof=1) / seeds)
     if problems == 1:
-        return float(of_seeds)
-    of_problems = by_problem.var(ddof=1) / problems
+        return Variances(seeds, of_seeds)
     residual = differences - by_seed[:, None] - by_problem + differences.mean()
-    of_both = (residual**2).sum() / ((seeds - 1) * (problems - 1)) / (seeds * problems)
-    return float(max(of_seeds + of_problems - of_both, of_seeds, of_problems))
-
-
-def student_p(t: float, freedom: int) -> float:
-    """Two-sided p-value of Student's t, degrees of freedom a whole number (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    cosine, term, total = math.cos(angle), 1.0, 0.0
-    odd = freedom % 2
-    for i in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine**2 * (i + 1) / (i + 2)
-    inside = 2 / math.pi * (angle + math.sin(angle) * cosine * total) if odd else math.sin(angle) * total
-    return max(0.0, 1 - inside)
+    of_both = float((residual**2).sum() / ((seeds - 1) * (problems - 1)) / (seeds * problems))
+    return Variances(seeds, of_seeds, float(by_problem.var(ddof=1) / problems), of_both)
 
 
 def effect_of(differences: np.ndarray) -> Effect:
@@ -268,10 +273,11 @@ def effect_of(differences: np.ndarray) -> Effect:
     seeds, mean = len(differences), float(differences.mean())
     if seeds < 2:
         return Effect(mean, math.nan, math.nan, math.nan, seeds)
-    error = math.sqrt(two_way_variance(differences))
+    found = variances(differences)
+    error = math.sqrt(found.total)
     p = student_p(mean / error, seeds - 1) if error else float(mean == 0)
-    half = T_QUANTILE[seeds - 1] * error
-    return Effect(mean, mean - half, mean + half, p, seeds)
+    half = student_t(seeds - 1) * error
+    return Effect(mean, mean - half, mean + half, p, seeds, variances=found)
 
 
 def shared(runs: Regime, *arms: str) -> list[int]:
@@ -340,6 +346,19 @@ def judge(tests: Sequence[tuple[Effect | None, int]]) -> list[str]:
         verdict(found, p, direction, OUTCOMES[found.outcome] if found else 0.0)
         for (found, direction), p in zip(tests, adjusted, strict=True)
     ]
+
+
+def seeds_for(found: Effect, margin: float, level: float, most: int = 100) -> int | None:
+    """The least number of seeds that would decide an effect, were it and its variances as estimated; None: over `most`.
+
+    Decided: the interval inside the margin, or the effect beyond 0 at a corrected level.
+    """
+    for seeds in range(2, most + 1):
+        error = math.sqrt(found.variances.with_seeds(seeds))
+        inside = abs(found.mean) + student_t(seeds - 1) * error < margin
+        if inside or student_t(seeds - 1, level) * error < abs(found.mean):
+            return seeds
+    return None
 
 
 # --- Activity ---------------------------------------------------------------------------------------------------------
