@@ -633,6 +633,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
         *titled(
             "Where the first methods end",
             first_table(runs, [*ON_POLICY, STOPPED]),
+            f"![pass@32 against pass@1, and entropy, of the first methods]({regime}-first.png)\n\n"
             "Mean ± standard deviation over seeds; samples are all that were drawn.",
         ),
     ]
@@ -694,9 +695,8 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
 
 def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
     """Put the sentences, the figure where there is one, and the first table between the README's two marks."""
-    if runs["off-policy"]:
-        figures.first_methods(runs["off-policy"], RESULTS / "first.png")
-    picture = "![pass@32 against pass@1, and entropy, of the first methods](benchmarks/results/collapse/first.png)\n\n"
+    path = f"{RESULTS.relative_to(ROOT)}/off-policy-first.png"
+    picture = f"![pass@32 against pass@1, and entropy, of the first methods]({path})\n\n"
     said = "\n".join(f"- {sentence}" for sentence in sentences(args, runs))
     table = "\n".join(first_table(runs["off-policy"], [*ON_POLICY, STOPPED]))
     put_between(ROOT / "README.md", "claims", f"{said}\n\n{picture * bool(runs['off-policy'])}{table}\n")

@@ -119,12 +119,6 @@ def share(axes: Sequence[plt.Axes]) -> None:
             axis.set(**{limits: (found[:, 0].min(), found[:, 1].max())})
 
 
-def draw_all(runs: Regime, regime: str, out: Path) -> None:
-    for name, (title, labels) in FIGURES.items():
-        path = out / f"{regime}-{name}.png"
-        small_multiples(runs, f"{regime.capitalize()}. {title}", labels, path, drawing(name))
-
-
 # --- The first methods in one figure ----------------------------------------------------------------------------------
 
 
@@ -161,3 +155,14 @@ def first_methods(runs: Regime, path: Path) -> None:
         figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=9, handlelength=3)
         figure.savefig(path, dpi=110)
         plt.close(figure)
+
+
+# --- All of a regime --------------------------------------------------------------------------------------------------
+
+
+def draw_all(runs: Regime, regime: str, out: Path) -> None:
+    """<regime>-first.png, and small multiples of each of FIGURES."""
+    first_methods(runs, out / f"{regime}-first.png")
+    for name, (title, labels) in FIGURES.items():
+        path = out / f"{regime}-{name}.png"
+        small_multiples(runs, f"{regime.capitalize()}. {title}", labels, path, drawing(name))
