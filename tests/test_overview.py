@@ -25,7 +25,7 @@ FALLING = [*np.linspace(0.3, 0.11, 20)]
 
 def context(rows: Path) -> dict:
     runs = load(rows)
-    return overview.context(ALGORITHMS, LINES, runs, judged_by_method(runs))
+    return overview.context(ALGORITHMS, LINES, runs, judged_by_method(runs), overview.default_runs(rows))
 
 
 def cards(rows: Path) -> dict[str, Card]:
@@ -117,6 +117,23 @@ def test_the_page_of_some_runs_and_of_none(some_runs: Path, tmp_path: Path) -> N
         assert {name for name, *_ in items} == set(ALGORITHMS)
         assert sum('data-pass-32="' in rest for *_, rest in items) == run
         assert {name: lines for name, _, lines, _ in items}["kl_cov"] == str(LINES["kl_cov"])
+
+
+def test_runs_without_flags_stand_in_for_those_that_are_missing(some_runs: Path, tmp_path: Path) -> None:
+    """Means over seeds; on the card of a method that was run through the collapse there is none."""
+    columns = "algorithm,seed,reward_start,reward_end,entropy_start,entropy_end,pass@1,pass@32,seconds,threads,commit"
+    rows = ("vapo,1,0.1,0.2,0.3,0.20,0.35,0.9,100,1,a", "vapo,2,0.1,0.2,0.3,0.10,0.25,0.8,100,1,a")
+    (tmp_path / "defaults.csv").write_text("\n".join((columns, *rows, rows[0].replace("vapo", "kl_cov"))))
+    found = overview.default_runs(tmp_path)
+    assert found["vapo"] == pytest.approx(
+        {"entropy_start": 0.3, "entropy_end": 0.15, "pass@1": 0.3, "pass@32": 0.85, "seeds": 2}
+    )
+    runs = load(some_runs)
+    made = overview.context(ALGORITHMS, LINES, runs, judged_by_method(runs), found)
+    text = site.render("index.html", **made)
+    assert text.count("Without flags: ") == 1  # kl_cov has its curves
+    assert "Without flags: entropy 0.30 to 0.15, pass@1 0.30, pass@32 0.85" in text
+    assert overview.default_runs(tmp_path / "none") == {}
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

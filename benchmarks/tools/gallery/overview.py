@@ -1,7 +1,10 @@
 """The overview: of each method its idea, its curves in small, where it ended, and what came of its paper's promises."""
 
+import csv
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
@@ -27,6 +30,7 @@ VERDICTS = {
 }
 SPARKS = ("entropy", "pass@32")
 SORTED = ("entropy", "pass@1", "pass@32")  # where a run ended
+DEFAULTS = ("entropy_start", "entropy_end", "pass@1", "pass@32")  # columns of benchmarks.defaults
 MAIN = "off-policy"  # the regime that is shown, unless a method was run in the other alone
 
 
@@ -44,6 +48,7 @@ class Card:
     seeds: int = 0
     ends: dict[str, float] | None = None  # outcome -> mean over seeds at the last step
     sparks: tuple[Markup, ...] = ()
+    default: dict[str, float] | None = None  # of its run without flags, column -> mean over seeds
 
 
 def verdict(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tuple[str, str]:
@@ -75,12 +80,28 @@ def verdict(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tu
     return word, word
 
 
+def default_runs(results: Path) -> dict[str, dict[str, float]]:
+    """Method -> what benchmarks.defaults keeps of its run without flags, means over seeds; it may keep none."""
+    path = results / "defaults.csv"
+    if not path.exists():
+        return {}
+    by_method = defaultdict(list)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            by_method[row["algorithm"]].append([float(row[column]) for column in DEFAULTS])
+    return {
+        method: dict(zip(DEFAULTS, np.mean(rows, 0).tolist(), strict=True)) | {"seeds": len(rows)}
+        for method, rows in by_method.items()
+    }
+
+
 def card(
     one: Algorithm,
     lines: int | None,
     runs: dict[str, Regime],
     judged: dict[tuple[str, str], list[Judged]],
     tops: dict[str, float],
+    default: dict[str, float] | None,
 ) -> Card:
     """`tops`: where the pictures of each outcome end, the same for all methods, so that they can be compared."""
     regime = next((r for r in (MAIN, *runs) if one.name in runs.get(r, {})), "")
@@ -88,7 +109,7 @@ def card(
     record = methods.method(one.name)
     levers = [lever for lever, what in record.levers.items() if what.startswith("*") or not one.parent]
     word, words = verdict(one, mine, judged.get((regime, one.name), []))
-    made = Card(one, record.family, levers, lines, word, words, regime, len(mine))
+    made = Card(one, record.family, levers, lines, word, words, regime, len(mine), default=default)
     if mine:
         base = [*runs[regime].get("grpo", {}).values()] if one.parent else []
         made.ends = {key: float(np.mean([run.at(key, run.horizon).mean() for run in mine])) for key in SORTED}
@@ -108,10 +129,11 @@ def context(
     lines: dict[str, int | None],
     runs: dict[str, Regime],
     judged: dict[tuple[str, str], list[Judged]],
+    defaults: dict[str, dict[str, float]],
 ) -> dict:
     """What the template needs: cards by family, methods of no family first."""
     tops = tops_of(runs)
-    cards = [card(one, lines[one.name], runs, judged, tops) for one in everything.values()]
+    cards = [card(one, lines[one.name], runs, judged, tops, defaults.get(one.name)) for one in everything.values()]
     families = {family: [c for c in cards if c.family == family] for family in ("", *methods.FAMILIES)}
     return {
         "families": {family: some for family, some in families.items() if some},

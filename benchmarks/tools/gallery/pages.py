@@ -120,7 +120,10 @@ def curves(one: Algorithm, runs: dict[str, Regime], judged: dict[tuple[str, str]
     return parts
 
 
-def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison: list[dict]) -> dict:
+def algorithm_page(
+    one: Algorithm, everything: dict[str, Algorithm], comparison: list[dict], default: dict[str, float] | None = None
+) -> dict:
+    """Its method, diff, curves and relations; `default` is its row of `overview.default_runs`."""
     method = []
     for block in one.method:
         kind, body = block.kind, block.text
@@ -141,6 +144,7 @@ def algorithm_page(one: Algorithm, everything: dict[str, Algorithm], comparison:
         "method": method,
         "diff": difference(parent, one) if parent else None,
         "curves": comparison,
+        "default": default,
         "others": [(other, diff_page_name(one, other)) for other in everything.values() if other is not one],
         "nearest": [(other, far[other.name], diff_page_name(one, other)) for other in near[:NEAREST]],
         "children": [other for other in everything.values() if other.parent == one.name],
@@ -218,16 +222,17 @@ def pages(results: Path) -> dict[str, Page]:
     runs = load(results / "collapse" / "runs")
     judged = judged_by_method(runs)
     counts = distances(everything)
+    defaults = overview.default_runs(results)
     lines = {name: counts[one.parent, name] if one.parent else None for name, one in everything.items()}
     made = {
-        "index.html": Page("index.html", "index", overview.context(everything, lines, runs, judged)),
+        "index.html": Page("index.html", "index", overview.context(everything, lines, runs, judged, defaults)),
         "map.html": Page("map.html", "map", map_page(everything, counts)),
         "weights.html": Page("weights.html", "weights", weights_page(everything)),
         "compare.html": Page("compare.html", "map", {"families": by_family(everything), "pair": [*everything][:2]}),
         "static/files.js": Page("files.js", "", {"data": files_by_line(everything, counts)}),
     }
     for one in everything.values():
-        context = algorithm_page(one, everything, curves(one, runs, judged))
+        context = algorithm_page(one, everything, curves(one, runs, judged), defaults.get(one.name))
         made[f"algorithms/{one.name}.html"] = Page("algorithm.html", "", context)
         made[f"source/{one.name}.html"] = Page("source.html", "", source_page(one))
     for one, other in (ordered(*pair) for pair in combinations(everything.values(), 2)):
