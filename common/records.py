@@ -250,14 +250,22 @@ def dense_line(latest: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
+def commit_of(root: Path) -> str | None:
+    """The commit of a checkout, with -dirty where a tracked Python file differs: another table is no other program."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True).stdout.strip()
+
+    if not shutil.which("git") or not (commit := git("describe", "--always")):
+        return None
+    return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", "*.py") else "")
+
+
 def environment() -> dict:
     """Versions, device, commit and command: what one needs to run this again."""
-    root = Path(__file__).resolve().parents[1]
-    command = ["git", "-C", root, "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {
         "command": [sys.executable, *sys.argv],
-        "commit": commit or None,
+        "commit": commit_of(Path(__file__).resolve().parents[1]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -46,7 +46,7 @@ from common.evaluate import bootstrap_interval, pass_at_k, pass_metrics
 from common.loading import load_policy, savable
 from common.policy import Policy
 from common.problems import Problem
-from common.records import dense_line, environment
+from common.records import commit_of, dense_line, environment
 from common.run import Run, checkpoints_of
 from common.tracker import check_project, run_id
 from common.verifier import Verdict, Verifier
@@ -1024,6 +1024,26 @@ def test_environment_without_git(monkeypatch, tmp_path):
     """Slim containers have none; a tarball of the sources is no repository either."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["commit"] is None
+
+
+def test_only_a_changed_program_makes_a_commit_dirty(tmp_path):
+    def git(*words: str) -> None:
+        name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", tmp_path, *name, *words], check=True, capture_output=True)
+
+    (tmp_path / "algos").mkdir()
+    (tmp_path / "algos" / "a.py").write_text("1")
+    (tmp_path / "table.csv").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "a")
+    clean = commit_of(tmp_path)
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    (tmp_path / "table.csv").write_text("2")
+    (tmp_path / "own.py").write_text("not tracked")
+    assert commit_of(tmp_path) == clean
+    (tmp_path / "algos" / "a.py").write_text("2")
+    assert commit_of(tmp_path) == f"{clean}-dirty"
 
 
 def test_bad_input_is_one_line(capsys):
