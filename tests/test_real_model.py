@@ -163,7 +163,7 @@ def test_finished_runs_are_rows_and_never_made_again(
     text = (tmp_path / "out" / "RESULTS.md").read_text()
     assert "| grpo | 2 | 0.160 ± 0.000 | 0.840 ± 0.000 | 0.020 ± 0.000 | 0.640 ± 0.000 | 1,280 |" in text
     assert "| grpo | 0.250 ± 0.000 | 0.000 ± 0.000 | 1.000 ± 0.000 | 0.500 ± 0.000 | 2.000 ± 0.000 |" in text
-    assert "Before training: pass@1 0.010" in text and "| nsr, less grpo | +0.000 (+0.000 to +0.000) |" in text
+    assert "Before training:\npass@1 0.010" in text and "| nsr, less grpo | +0.000 (+0.000 to +0.000) |" in text
     assert "| coverage |" not in text  # of countdown alone
     assert (tmp_path / "out" / "sums-on-policy.png").exists() and not list(tmp_path.rglob("checkpoints"))
     [run, *_] = real_collapse.finished(tmp_path / "out").values()
@@ -189,7 +189,7 @@ def kept_run(arm: str, seed: int, ends: tuple[float, float, float]) -> list[dict
 
 
 def test_methods_beside_the_toy(tmp_path: Path) -> None:
-    """KL-Cov's base is the arm of mixed groups; NSR has none here that both have, and stays out."""
+    """KL-Cov's base is the arm of mixed groups; NSR's was not run here, nor GRPO, and it stays out."""
     rows = [
         *(row for seed in (1, 2) for row in kept_run("grpo, mixed groups", seed, (0.2, 0.6, 0.8))),
         *kept_run("kl_cov", 1, (0.35, 0.5, 0.7)),
@@ -198,7 +198,7 @@ def test_methods_beside_the_toy(tmp_path: Path) -> None:
     ]
     write_csv(tmp_path / "sums-off-policy.csv", [{k: real_collapse.tidy(v) for k, v in row.items()} for row in rows])
     groups = real_collapse.plot.load_runs([tmp_path / "sums-off-policy.csv"])
-    low, high = [[1, 1], [2, 1]], [[1, 1], [3, 2]]
+    low, high = [[1, 1], [2, 1]], [[1, 1], [3, 2]]  # with the same reward: a tie
     toy = {
         "grpo, mixed groups": {seed: read(record(low, "grpo, mixed groups", seed)) for seed in (1, 2, 3)},
         "kl_cov": {seed: read(record(high, "kl_cov", seed, entropy=0.26)) for seed in (1, 3)},
@@ -209,7 +209,7 @@ def test_methods_beside_the_toy(tmp_path: Path) -> None:
     assert both["entropy"]["kl_cov"] == (pytest.approx([0.06, 0.06]), pytest.approx([0.15, 0.05]))
     assert both["pass@1"]["kl_cov"] == (pytest.approx([0.25, 0.25]), pytest.approx([-0.1, 0.0]))
     said = real_collapse.same_side(both)
-    assert said.startswith("Of 1 arms") and "in entropy 1; in pass@1 0 (not kl_cov)" in said
+    assert "in entropy 1 of 1; in reward 0 of 0; in pass@1 0 of 1 (not kl_cov)" in said
     real_collapse.draw_beside_toy(both, tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size > 10_000
     assert real_collapse.toy_section(tmp_path, "sums", "off-policy", groups, tmp_path / "no rows") == ""

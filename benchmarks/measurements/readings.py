@@ -75,7 +75,10 @@ class Run:
         return next((int(step) for step, p in zip(self.steps, passed, strict=True) if p < passed[0] / 2), None)
 
     def at(self, outcome: str, step: float, target: float = 0.0) -> np.ndarray:
-        """An outcome at a step, linear between evaluations: by problem (P,), or (1,) where it is of no problems."""
+        """An outcome at a step, linear between evaluations: by problem (P,), or (1,) where it is of no problems.
+
+        Raises KeyError for a name that is none.
+        """
         if outcome in self.counts:
             return between(step, self.steps, self.counts[outcome])
         if outcome == "coverage, two and more":
@@ -88,8 +91,9 @@ class Run:
         if outcome.startswith("share of selected"):
             shares = column(self.record, "algo/selected_negative_ratio")
             return np.array([np.nanmean(shares) - 0.5 if np.isfinite(shares).any() else math.nan])
-        entropy = np.interp(step, self.windows, self.training["entropy"])
-        return np.array([entropy if outcome == "entropy" else abs(entropy - target)])
+        if outcome == "distance of entropy from a target":
+            return abs(self.at("entropy", step) - target)
+        return np.array([np.interp(step, self.windows, self.training[outcome])])  # "entropy" or "reward"
 
 
 def between(step: float, steps: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -20,8 +20,10 @@ import shlex
 import shutil
 import subprocess
 import threading
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,6 +40,7 @@ from benchmarks.plot import WINDOW, Group
 from benchmarks.readings import Regime, load, shared
 from benchmarks.report import interval, markdown, plus_minus, put_between, write_csv
 from common.curves import MUTED, STYLE
+from common.tasks import load_problems
 
 RESULTS = ALL_RESULTS / "real_model"
 
@@ -209,8 +212,8 @@ about which is better.
 
 SECTION = """## {task}, {updates}
 
-`--task {spec}`, {num_steps} steps, learning rate {learning_rate:g}. Before training: pass@1 {before_1:.3f},
-pass@32 {before_32:.3f}.
+`--task {spec}`, {num_steps} steps, learning rate {learning_rate:g}; {held_out} held-out problems. Before training:
+pass@1 {before_1:.3f}, pass@32 {before_32:.3f}.
 
 ![{task}, {regime}]({task}-{regime}.png)
 
@@ -267,22 +270,28 @@ def summary_table(groups: list[Group]) -> list[str]:
     return markdown(("arm", "seeds", "reward", "entropy", "pass@1", "pass@32", "samples"), rows)
 
 
+def base_here(arm: str, known: Collection[str]) -> str:
+    """What an arm is held against: its base, or GRPO where that is not among these; "" where neither is."""
+    bases = (ARMS[arm][1].base, "grpo")
+    return next((base for base in bases if base in known and base != arm), "")
+
+
 def difference_table(groups: list[Group]) -> list[str]:
     """Each arm less the one that it is held against, on the seeds that both have; two at least."""
     ends, rows = {group.label: at_end(group) for group in groups}, []
     for arm, mine in ends.items():
-        base = ends.get(ARMS[arm][1].base)
-        seeds = sorted({*mine["entropy"]} & {*base["entropy"]}) if base else []
+        base = base_here(arm, ends)
+        seeds = sorted({*mine["entropy"]} & {*ends[base]["entropy"]}) if base else []
         if len(seeds) > 1:
-            found = [interval(mine[key][seed] - base[key][seed] for seed in seeds) for key in mine]
+            found = [interval(mine[key][seed] - ends[base][key][seed] for seed in seeds) for key in mine]
             cells = [f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in found]
-            rows.append((f"{arm}, less {ARMS[arm][1].base}", *cells))
+            rows.append((f"{arm}, less {base}", *cells))
     return ["", *markdown(("difference at the end", "reward", "entropy", "pass@1", "pass@32"), rows)] if rows else []
 
 
 # --- Beside the toy ---------------------------------------------------------------------------------------------------
 
-BESIDE = ("entropy", "pass@1", "pass@32")
+BESIDE = ("entropy", "reward", "pass@1", "pass@32")
 Both = dict[str, dict[str, tuple[list[float], list[float]]]]  # outcome -> arm -> differences to the base: toy, here
 
 
@@ -290,8 +299,8 @@ def beside_toy(groups: list[Group], toy: Regime) -> Both:
     """Of every arm that has its base in both, the difference at the end, seed by seed."""
     ends, found = {group.label: at_end(group) for group in groups}, {outcome: {} for outcome in BESIDE}
     for arm, mine in ends.items():
-        base = ARMS[arm][1].base
-        if base not in ends or not (seeds := shared(toy, arm, base)):
+        base = base_here(arm, ends)
+        if not base or not (seeds := shared(toy, arm, base)):
             continue
         for outcome, by_arm in found.items():
             small = [
@@ -306,7 +315,7 @@ def beside_toy(groups: list[Group], toy: Regime) -> Both:
 
 def draw_beside_toy(both: Both, path: Path) -> None:
     with plt.rc_context(STYLE | {"font.size": 10}):
-        figure, axes = plt.subplots(1, len(both), figsize=(4.2 * len(both), 4.2), layout="constrained")
+        figure, axes = plt.subplots(1, len(both), figsize=(3.7 * len(both), 4), layout="constrained")
         for axis, (outcome, by_arm) in zip(axes, both.items(), strict=True):
             axis.axhline(0, color=MUTED, linewidth=1)
             axis.axvline(0, color=MUTED, linewidth=1)
@@ -324,13 +333,14 @@ def draw_beside_toy(both: Both, path: Path) -> None:
 
 
 def same_side(both: Both) -> str:
-    """How many arms lie on the same side of their base here as on the toy, by outcome, in words."""
+    """How many arms lie on the same side of their base here as on the toy, by outcome, in words; ties are left out."""
     words = []
     for outcome, by_arm in both.items():
-        sides = {arm: np.mean(toy) * np.mean(here) > 0 for arm, (toy, here) in by_arm.items()}
-        other = [arm for arm, same in sides.items() if not same]
-        words.append(f"in {outcome} {sum(sides.values())}" + (f" (not {', '.join(other)})" if other else ""))
-    return f"Of {len(sides)} arms, this many lie on the side of their base that they do on the toy: {'; '.join(words)}."
+        signs = {arm: np.sign(np.mean(toy) * np.mean(here)) for arm, (toy, here) in by_arm.items()}
+        other = [arm for arm, sign in signs.items() if sign < 0]
+        count = f"{sum(sign > 0 for sign in signs.values())} of {sum(sign != 0 for sign in signs.values())}"
+        words.append(f"in {outcome} {count}" + (f" (not {', '.join(other)})" if other else ""))
+    return f"Arms on the side of their base that they are on with the toy, by means over seeds: {'; '.join(words)}."
 
 
 def toy_section(out: Path, task: str, regime: str, groups: list[Group], rows: Path = ROWS) -> str:
@@ -340,6 +350,12 @@ def toy_section(out: Path, task: str, regime: str, groups: list[Group], rows: Pa
         return ""
     draw_beside_toy(both, out / f"{task}-{regime}-toy.png")
     return TOY.format(task=task, regime=regime, words=same_side(both))
+
+
+@cache
+def held_out(task: str) -> int:
+    """How many problems an evaluation asks."""
+    return len(load_problems(TASKS[task]["task"], None, SIZE["eval_problems"])[1])
 
 
 def section(out: Path, task: str, regime: str) -> str | None:
@@ -356,6 +372,7 @@ def section(out: Path, task: str, regime: str) -> str | None:
         spec=TASKS[task]["task"],
         updates=UPDATES[regime],
         num_steps=TASKS[task]["num_steps"],
+        held_out=held_out(task),
         learning_rate=REGIMES[regime]["learning_rate"],
         before_1=start["pass@1"],
         before_32=start["pass@32"],
@@ -368,9 +385,10 @@ def show_in_readme() -> None:
     """Put the figure beside the toy and its sentence between the README's two marks."""
     groups = plot.load_runs([RESULTS / "sums-off-policy.csv"])
     both = beside_toy(groups, load(ROWS)["off-policy"])
-    picture = "![methods on the real model and on the toy](benchmarks/results/real_model/sums-off-policy-toy.png)"
+    picture = "![methods on the real model](benchmarks/results/real_model/sums-off-policy.png)"
     seeds = min(len(group.runs) for group in groups)
-    put_between(ROOT / "README.md", "real", f"{picture}\n\n{same_side(both)} On the real model {seeds} seeds each.")
+    said = f"{same_side(both)} On the real model {seeds} seeds each, {held_out('sums')} held-out problems."
+    put_between(ROOT / "README.md", "real", f"{picture}\n\n{said}")
 
 
 def report(args: Args) -> None:
