@@ -72,7 +72,7 @@ def put_between(path: Path, mark: str, text: str) -> None:
     _, ended, after = rest.partition(end)
     if not (begun and ended):
         raise SystemExit(f"error: {path} has no {begin.strip()} and {end.strip()} to write between")
-    path.write_text(f"{before}{begin}{text.rstrip()}\n{end}{after}")
+    path.write_text(f"{before}{begin}{text.rstrip()}\n\n{end}{after}")  # behind a table a blank line ends it
 
 
 def write_csv(path: Path, rows: Sequence[dict], digits: int | None = None) -> None:

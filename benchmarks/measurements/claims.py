@@ -563,8 +563,8 @@ It is a toy: evidence about what an idea does here, none against results at 7B o
 An effect is the difference to the base on the same seeds and problems, with its 95 % interval over both. *Reproduced*,
 *contradicted*: beyond 0 on the promised or the other side, after Holm's correction over its table at {level}; *higher*,
 *lower*: the same where nothing is promised; *small*: the difference is under the margin. *No effect*: the interval lies
-inside the margin ({margins}). Else *inconclusive*; *would take*: the seeds that
-would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not do.
+inside the margin ({margins}). Else *inconclusive*; *would take*: the
+seeds that would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not do.
 """
 
 FRONT = """![pass@32 against pass@1]({regime}-front.png)
@@ -699,7 +699,7 @@ def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
     picture = f"![pass@32 against pass@1, and entropy, of the first methods]({path})\n\n"
     said = "\n".join(f"- {sentence}" for sentence in sentences(args, runs))
     table = "\n".join(first_table(runs["off-policy"], [*ON_POLICY, STOPPED]))
-    put_between(ROOT / "README.md", "claims", f"{said}\n\n{picture * bool(runs['off-policy'])}{table}\n")
+    put_between(ROOT / "README.md", "claims", f"{said}\n\n{picture * bool(runs['off-policy'])}{table}")
 
 
 def main(args: Args) -> None:

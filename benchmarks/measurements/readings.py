@@ -262,6 +262,7 @@ class Effect:
 
 
 def variances(differences: np.ndarray) -> Variances:
+    """Of differences (S, P), S > 1."""
     seeds, problems = differences.shape
     by_seed, by_problem = differences.mean(1), differences.mean(0)
     of_seeds = float(by_seed.var(ddof=1) / seeds)
