@@ -362,8 +362,8 @@ def section(out: Path, task: str, regime: str) -> str | None:
     if not (rows := steps_of(out, task, regime)):
         return None
     groups = plot.load_runs([out / f"{task}-{regime}.csv"])
-    with plt.rc_context(STYLE):
-        plot.save(plot.draw_over(groups), out / f"{task}-{regime}", ("png",))
+    with plt.rc_context(STYLE):  # of two seeds a standard deviation would reach beyond what there is
+        plot.save(plot.draw_over(groups, spread="range"), out / f"{task}-{regime}", ("png",))
     start = groups[0].runs[0].evaluations[0]
     toy = toy_section(out, task, regime, groups)
     return SECTION.format(
