@@ -340,7 +340,7 @@ def same_side(both: Both) -> str:
         other = [arm for arm, sign in signs.items() if sign < 0]
         count = f"{sum(sign > 0 for sign in signs.values())} of {sum(sign != 0 for sign in signs.values())}"
         words.append(f"in {outcome} {count}" + (f" (not {', '.join(other)})" if other else ""))
-    return f"Arms on the side of their base that they are on with the toy, by means over seeds: {'; '.join(words)}."
+    return f"Arms whose mean difference to their base has the sign that it has on the toy: {'; '.join(words)}."
 
 
 def toy_section(out: Path, task: str, regime: str, groups: list[Group], rows: Path = ROWS) -> str:
