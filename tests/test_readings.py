@@ -170,6 +170,15 @@ def test_rows_are_loaded_by_regime(tmp_path: Path) -> None:
     assert load(tmp_path / "none") == {"off-policy": {}, "on-policy": {}}
 
 
+def test_outcomes_of_training_and_none_by_another_name() -> None:
+    """Reward and entropy are means over 25 steps; what is no outcome is not taken for one."""
+    run = read(record([[1, 1], [0, 3]], reward=[0.1] * 5 + [0.4] * 5, entropy=0.25))
+    assert run.at("reward", 50) == pytest.approx([0.4]) and run.at("reward", 25) == pytest.approx([0.1])
+    assert run.at("distance of entropy from a target", 50, 0.3) == pytest.approx([0.05])
+    with pytest.raises(KeyError):
+        run.at("distance", 50)
+
+
 # --- Effects ----------------------------------------------------------------------------------------------------------
 
 
