@@ -27,7 +27,7 @@ The lever needs advantages: where all groups are right or all wrong, alpha moves
 |A| over likely tokens).
 
 When it holds: on the embedded task, with eight updates at a learning rate of 1e-4, it does not. alpha comes to its
-bound of -1, and entropy ends at about half of the target, above GRPO's (two runs, in CLAIMS.md of the comparison).
+bound of -1, and entropy ends at about half of the target, above GRPO's (five runs, in CLAIMS.md of the comparison).
 Tokens of p > 0.95, its lever, have little gradient by their own logits.
 
     python algos/entropic.py

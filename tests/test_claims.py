@@ -11,6 +11,7 @@ import pytest
 from benchmarks import claims, figures
 from benchmarks.claims import Args, Judged
 from benchmarks.collapse import ARMS, ON_POLICY
+from benchmarks.methods import Claim
 from benchmarks.readings import STOPPED, Effect, Variances, load
 from tests.test_readings import record
 
@@ -232,3 +233,21 @@ def test_what_an_inconclusive_effect_would_take() -> None:
     assert claims.would_take(judged("inconclusive", share, mean=0.0214), 20) == "11 seeds"  # t(10) is 4.0
     assert claims.would_take(judged("inconclusive", share), 1) == "over 100 seeds"
     assert claims.number_of_tests([judged("no effect", share), dataclasses.replace(judged("", share), found=None)]) == 1
+
+
+def test_what_a_destroyed_policy_keeps_is_not_counted_as_reproduced() -> None:
+    def judged(arm: str, verdict: str) -> Judged:
+        found = Effect(0.3, 0.2, 0.4, 0.01, 3, "entropy", variances=Variances(3, 1e-4))
+        return Judged("off-policy", arm, "grpo", found, verdict, Claim("", "entropy"))
+
+    some = [
+        judged("clip_cov", "reproduced"),
+        judged("nsr", "reproduced, small, policy destroyed"),
+        judged("nsr", "contradicted, policy destroyed"),
+        judged("dapo", "inconclusive"),
+    ]
+    [said] = claims.of_promises(some)
+    assert said.startswith(
+        "Of 4 promises with two or more seeds, 1 is reproduced (`clip_cov`), 1 is reproduced by a destroyed policy "
+        "(`nsr`), 1 is contradicted (`nsr`), 1 is inconclusive"
+    )

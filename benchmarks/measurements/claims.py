@@ -443,16 +443,22 @@ def of_ends(runs: Regime) -> Iterator[str]:
 
 
 def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
-    """How many promises came out how, and whose."""
+    """How many promises came out how, and whose. What a destroyed policy keeps is not counted among the reproduced."""
     decided = [one for one in judged if one.found and one.found.seeds > 1 and one.claim.direction]
+    hollow = "reproduced by a destroyed policy"
+
+    def came_out(one: Judged) -> str:
+        word = one.verdict.partition(",")[0]
+        return hollow if word == "reproduced" and one.verdict.endswith(DESTROYED) else word
+
     counts = {
-        word: [one for one in decided if one.verdict.startswith(word)]
-        for word in ("reproduced", "contradicted", "no effect", "inconclusive")
+        word: [one for one in decided if came_out(one) == word]
+        for word in ("reproduced", hollow, "contradicted", "no effect", "inconclusive")
     }
     if decided:
         said = [
             f"{len(some)} {'is' if len(some) == 1 else 'are'} {word}"
-            + (f" ({listed([one.arm for one in some])})" if word in ("reproduced", "contradicted") else "")
+            + (f" ({listed([one.arm for one in some])})" if word not in ("no effect", "inconclusive") else "")
             for word, some in counts.items()
             if some
         ]
