@@ -104,8 +104,20 @@ def keeps_entropy(base: str) -> tuple[Claim, Claim]:
     return Claim(promise, "entropy", base), Claim(promise, "entropy", base, "equal reward")
 
 
+def holds_target(base: str, target: float) -> Claim:
+    return Claim("holds entropy at its target", "distance of entropy from a target", base, direction=-1, target=target)
+
+
 def better(base: str) -> Claim:
     return Claim("better at equal steps", "pass@1", base)
+
+
+def as_good(base: str) -> Claim:
+    return Claim("as good at k = 1", "pass@1", base)
+
+
+def reaches_further(base: str, reading: str = "equal steps") -> Claim:
+    return Claim("more problems with many samples", "pass@32", base, reading)
 
 
 # GRPO in the forms that methods start from.
@@ -357,12 +369,7 @@ METHODS = {
         arms={"entropic": Arm(TOKENS)},
         active=("algo/alpha", "algo/authority"),
         knob=("kp", (1.0, 10.0)),
-        claims=(
-            Claim(
-                "holds entropy at its target", "distance of entropy from a target", "grpo", direction=-1, target=0.25
-            ),
-            better("grpo"),
-        ),
+        claims=(holds_target("grpo", 0.25), better("grpo")),
     ),
     "opo": Method(
         family="baseline",
@@ -413,6 +420,7 @@ METHODS = {
         },
         knob=("damping", (0.2, 0.5)),
         active=("algo/weight_mean", "algo/weight_min"),
+        claims=(*keeps_entropy(TOKENS_HIGHER), better(TOKENS_HIGHER)),
     ),
     "vapo": Method(
         family="critic",
@@ -441,6 +449,10 @@ METHODS = {
         arms={"vapo": Arm(MIXED_HIGHER)},
         knob=("gae_alpha", (0.3, 1.5)),
         active=("algo/lambda_mean", "algo/explained_variance"),
+        claims=(
+            Claim("less entropy than DAPO at the end", "entropy", MIXED_HIGHER, direction=-1),
+            better(MIXED_HIGHER),
+        ),
     ),
     "aepo": Method(
         family="sampling",
@@ -473,6 +485,7 @@ METHODS = {
         },
         knob=("branch_ratio", (0.25, 0.5)),
         active=("algo/clipped_ratio", "algo/multiplier_min"),
+        claims=(Claim("more diverse right answers", "coverage", TOKENS), better(TOKENS)),
     ),
     "reinforce_rej": Method(
         family="data",
@@ -506,6 +519,7 @@ METHODS = {
         arms={"reinforce_rej": Arm(TOKENS)},
         knob=("wrong_reward", (-1.0, 0.0)),
         active=("algo/rejected_ratio",),
+        claims=(as_good(TOKENS),),
     ),
     "maxrl": Method(
         family="baseline",
@@ -524,6 +538,7 @@ METHODS = {
         tried=({"scale_by": "std"},),
         arms={"maxrl": Arm()},
         active=("algo/weight_max",),
+        claims=(reaches_further("grpo"), reaches_further("grpo", "equal reward")),
     ),
     "sapo": Method(
         family="clip",
@@ -545,6 +560,7 @@ METHODS = {
         arms={"sapo": Arm()},
         knob=("tau_pos", (5.0, 20.0)),
         active=("algo/gate_mean", "algo/gate_low_ratio"),
+        claims=(better("grpo"),),
     ),
     "dppo": Method(
         family="clip",
@@ -571,6 +587,7 @@ METHODS = {
         arms={"dppo": Arm(TOKENS)},
         knob=("divergence_high", (0.02, 0.05)),
         active=("algo/masked_high_ratio", "algo/masked_low_ratio"),
+        claims=(*keeps_entropy(TOKENS), better(TOKENS)),
     ),
     "gmpo": Method(
         family="clip",
@@ -591,6 +608,7 @@ METHODS = {
         arms={"gmpo": Arm()},
         knob=("clip_ratio_high", (0.05, 0.1)),
         active=("policy/clip_high_ratio", "policy/clip_low_ratio"),
+        claims=(*keeps_entropy("grpo"), better("grpo")),
     ),
     "passk": Method(
         family="baseline",
@@ -614,6 +632,7 @@ METHODS = {
         arms={"passk": Arm(TOKENS_HIGHER)},
         knob=("pass_k", (2, 4)),
         active=("algo/zero_advantage_ratio",),
+        claims=(reaches_further(TOKENS_HIGHER), as_good(TOKENS_HIGHER), *keeps_entropy(TOKENS_HIGHER)),
     ),
     "clip_b": Method(
         family="token weight",
@@ -638,6 +657,7 @@ METHODS = {
         },
         knob=("clip_b_mu", (1.5, 2.5)),
         active=("algo/dropped_ratio",),
+        claims=(*keeps_entropy("grpo"), better("grpo")),
     ),
     "clip_v": Method(
         family="token weight",
@@ -662,6 +682,7 @@ METHODS = {
         },
         knob=("max_drop_ratio", (0.01, 0.05)),
         active=("algo/dropped_ratio",),
+        claims=(*keeps_entropy("grpo"), better("grpo")),
     ),
     "opefo": Method(
         family="token weight",
@@ -684,6 +705,7 @@ METHODS = {
         arms={"opefo": Arm()},
         knob=("flow_balance", (0.5, 1.0)),
         active=("algo/flow_lambda",),
+        claims=(*keeps_entropy("grpo"), better("grpo")),
     ),
     "lp_reg": Method(
         family="penalty",
@@ -710,6 +732,7 @@ METHODS = {
         },
         knob=("low_prob_ratio", (0.02, 0.05)),
         active=("algo/selected_ratio",),
+        claims=(*keeps_entropy("lp_reg, no penalty"), better("lp_reg, no penalty")),
     ),
     "starter": Method(
         family="sample weight",
@@ -736,6 +759,11 @@ METHODS = {
         },
         knob=("top_entropy_ratio", (0.2, 0.5)),
         active=("algo/selected_ratio",),
+        claims=(
+            *keeps_entropy("grpo"),
+            reaches_further("grpo"),
+            Claim("less reward at equal steps", "pass@1", "grpo", direction=-1),
+        ),
     ),
     "positive_weight": Method(
         family="controller",
@@ -770,6 +798,7 @@ METHODS = {
         arms={"positive_weight": Arm(TOKENS)},
         knob=("target_entropy", (0.15, 0.25)),
         active=("algo/positive_weight",),
+        claims=(holds_target(TOKENS, 0.15), as_good(TOKENS)),
     ),
     "skywork": Method(
         family="controller",
@@ -803,6 +832,7 @@ METHODS = {
         arms={"skywork": Arm(TOKENS)},
         knob=("coef_max", (0.02, 0.05)),
         active=("algo/coef",),
+        claims=(holds_target(TOKENS, 0.25), better(TOKENS)),
     ),
     "entrocraft": Method(
         family="controller",
@@ -836,6 +866,7 @@ METHODS = {
         arms={"entrocraft": Arm()},
         knob=("band", ("linear", "cosine")),
         active=("algo/branch",),
+        claims=(*keeps_entropy("grpo"), better("grpo")),
     ),
     "dr_grpo": Method(
         family="baseline",
@@ -852,6 +883,7 @@ METHODS = {
         },
         tried=({"length_norm": True}, {"scale_by": "std"}, {"beta": 0.1, "entropy_coef": 0.1}),
         arms={"dr_grpo": Arm()},
+        claims=(Claim("responses stay shorter", "response length", "grpo", "equal reward", direction=-1),),
     ),
     "seed_grpo": Method(
         family="sample weight",
@@ -875,6 +907,7 @@ METHODS = {
         },
         knob=("uncertainty_coef", (0.5, 1.0)),
         active=("algo/scale_mean",),
+        claims=(better("dr_grpo"),),
     ),
     "gspo": Method(
         family="clip",
@@ -896,6 +929,7 @@ METHODS = {
         arms={"gspo": Arm()},
         knob=("clip_ratio_high", (0.02, 0.05)),
         active=("policy/clip_high_ratio", "policy/clip_low_ratio"),
+        claims=(better("grpo"),),
     ),
     "cispo": Method(
         family="clip",
@@ -918,6 +952,7 @@ METHODS = {
         arms={"cispo": Arm("dapo")},
         knob=("ratio_cap", (1.2, 5.0)),
         active=("policy/clip_high_ratio",),
+        claims=(better("dapo"),),
     ),
     "deepseek_v32": Method(
         family="sample weight",
@@ -939,6 +974,7 @@ METHODS = {
         arms={"deepseek_v32": Arm()},
         knob=("opsm_delta", (0.003, 0.01)),
         active=("algo/masked_ratio",),
+        claims=(better("grpo"),),
     ),
     "qae": Method(
         family="baseline",
@@ -960,6 +996,7 @@ METHODS = {
         arms={"qae": Arm("dapo")},
         knob=("baseline_quantile", (0.4, 0.6)),
         active=("algo/zero_advantage_ratio",),
+        claims=(better("dapo"), Claim("as good with many samples", "pass@32", "dapo")),
     ),
     "unlikeliness": Method(
         family="sample weight",
@@ -984,6 +1021,7 @@ METHODS = {
         },
         knob=("rank_coef", (0.25, 0.5)),
         active=("algo/right_rank",),
+        claims=(reaches_further("grpo"), reaches_further("grpo", "equal reward")),
     ),
     "entropy_advantage": Method(
         family="token weight",
@@ -1009,6 +1047,7 @@ METHODS = {
         },
         knob=("entropy_adv_coef", (0.1, 0.4)),
         active=("algo/bonus_mean",),
+        claims=(reaches_further(TOKENS_HIGHER), better(TOKENS_HIGHER)),
     ),
     "gtpo": Method(
         family="token weight",
@@ -1033,6 +1072,7 @@ METHODS = {
         },
         knob=("entropy_share", (0.1, 1.0)),
         active=("algo/right_spearman",),
+        claims=(*keeps_entropy(MIXED_HIGHER), reaches_further(MIXED_HIGHER), better(MIXED_HIGHER)),
     ),
     "grpo_s": Method(
         family="sample weight",
@@ -1059,6 +1099,7 @@ METHODS = {
         },
         knob=("entropy_share", (0.1, 1.0)),
         active=("algo/weight_right_max",),
+        claims=(*keeps_entropy(HIGHER), reaches_further(HIGHER), better(HIGHER)),
     ),
     "bapo": Method(
         family="clip",
@@ -1086,6 +1127,7 @@ METHODS = {
         arms={"bapo": Arm(TOKENS)},
         knob=("positive_share", (0.4, 0.5)),
         active=("algo/clip_low", "algo/clip_high"),
+        claims=(*keeps_entropy(TOKENS), better(TOKENS)),
     ),
     "cw_grpo": Method(
         family="token weight",
@@ -1110,6 +1152,7 @@ METHODS = {
         },
         knob=("kernel_width", (0.5, 1.0)),
         active=("algo/weight_min", "algo/weight_max"),
+        claims=(Claim("entropy moves more evenly", "unsteadiness of entropy", "grpo", direction=-1), better("grpo")),
     ),
     "aem": Method(
         family="sample weight",
@@ -1134,6 +1177,7 @@ METHODS = {
         },
         knob=("entropy_modulation", (0.5, 1.0)),
         active=("algo/inactive_ratio", "algo/weight_max"),
+        claims=(better("grpo"),),
     ),
     "mcpo": Method(
         family="penalty",
@@ -1161,6 +1205,7 @@ METHODS = {
         arms={"mcpo": Arm(HIGHER)},
         knob=("mastery_beta", (1.0, 10.0)),
         active=("algo/mastered_ratio", "algo/beyond_ratio"),
+        claims=(better(HIGHER), reaches_further(HIGHER)),
     ),
     "archer": Method(
         family="clip",
@@ -1184,6 +1229,7 @@ METHODS = {
         },
         knob=("beta", (0.003, 0.01)),
         active=("algo/hard_ratio", "algo/easy_kl"),
+        claims=(better("grpo"),),
     ),
     "empg": Method(
         family="token weight",
@@ -1205,6 +1251,10 @@ METHODS = {
         arms={"empg": Arm()},
         knob=("confidence_scale", (0.5, 1.0)),
         active=("algo/scale_max", "algo/bonus_mean"),
+        claims=(
+            better("grpo"),
+            Claim("not a claim: its formula lowers entropy", "entropy", "grpo", "equal reward", direction=0),
+        ),
     ),
     "htpo": Method(
         family="clip",
@@ -1227,6 +1277,7 @@ METHODS = {
         arms={"htpo": Arm("dapo")},
         knob=("high_ratio", (0.1, 0.2)),
         active=("algo/restored_ratio", "algo/dropped_ratio"),
+        claims=(better("dapo"), reaches_further("dapo"), *keeps_entropy("dapo")),
     ),
     "still3": Method(
         family="penalty",
@@ -1258,6 +1309,7 @@ METHODS = {
         arms={"still3": Arm()},
         knob=("beta", (0.005, 0.02)),
         active=("algo/beta",),
+        claims=(Claim("better than a constant weight of the KL", "pass@1", "grpo, KL to the start"),),
     ),
     "prorl": Method(
         family="penalty",
@@ -1284,6 +1336,7 @@ METHODS = {
         },
         knob=("beta", (0.02, 0.05)),
         active=("algo/reference_kl", "algo/resets"),
+        claims=(better("prorl, no leash"), *keeps_entropy("prorl, no leash")),
     ),
     "t1": Method(
         family="penalty",
@@ -1306,6 +1359,7 @@ METHODS = {
         arms={"t1": Arm(TOKENS)},
         knob=("beta", (0.01, 0.05)),
         active=("algo/bad_ratio", "algo/anchor_kl"),
+        claims=(*keeps_entropy(TOKENS), better(TOKENS)),
     ),
     "bcpg_nsa": Method(
         family="token weight",
@@ -1327,6 +1381,7 @@ METHODS = {
         arms={"bcpg_nsa": Arm()},
         knob=("right_step_weight", (0.0, 0.5)),
         active=("algo/right_step_ratio", "algo/leash"),
+        claims=(better("grpo"),),
     ),
     "heal": Method(
         family="data",
@@ -1353,6 +1408,7 @@ METHODS = {
         },
         knob=("alignment_bonus", (0.3, 1.0)),
         active=("algo/bonus_target", "algo/bonus_general"),
+        claims=(better("heal, no bonus"), *keeps_entropy("heal, no bonus")),
     ),
     "luffy": Method(
         family="data",
@@ -1374,6 +1430,7 @@ METHODS = {
         arms={"luffy": Arm("dr_grpo")},
         knob=("expert_gamma", (0.1, 0.5)),
         active=("algo/expert_prob",),
+        claims=(better("dr_grpo"), reaches_further("dr_grpo"), *keeps_entropy("dr_grpo")),
     ),
     "cuts": Method(
         family="sampling",
@@ -1394,6 +1451,11 @@ METHODS = {
         arms={"cuts": Arm()},
         knob=("cuts_ratio", (0.25, 0.5)),
         active=("algo/cuts_reward", "algo/plain_reward"),
+        claims=(
+            Claim("fewer groups of equal rewards", "share of groups of equal rewards", "grpo", direction=-1),
+            better("grpo"),
+            Claim("not a claim: entropy, on which a replication differs", "entropy", "grpo", direction=0),
+        ),
     ),
     "rlrt": Method(
         family="token weight",
@@ -1417,6 +1479,7 @@ METHODS = {
         },
         knob=("teacher_weight", (0.25, 0.5)),
         active=("algo/weight_mean", "algo/taught_ratio"),
+        claims=(reaches_further("grpo"), better("grpo")),
     ),
     "gxpo": Method(
         family="optimiser",
@@ -1442,6 +1505,7 @@ METHODS = {
         arms={"gxpo": Arm()},
         knob=("extrapolation", (0.25, 0.5)),
         active=("algo/scale_mean",),
+        claims=(better("grpo"),),
     ),
     "sent": Method(
         family="penalty",
@@ -1477,6 +1541,7 @@ METHODS = {
         },
         knob=("cov_ratio", (0.02, 0.1)),
         active=("algo/low_kl", "algo/high_kl"),
+        claims=(*keeps_entropy(MIXED), better(MIXED), reaches_further(MIXED)),
     ),
     "advanced": Method(
         family="controller",
@@ -1509,6 +1574,7 @@ METHODS = {
         },
         knob=("kl_cov_ratio", (0.02, 0.1)),
         active=("algo/selected_ratio", "algo/alpha"),
+        claims=(holds_target("kl_cov", 0.25), reaches_further("kl_cov"), as_good("kl_cov")),
     ),
 }
 

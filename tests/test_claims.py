@@ -53,11 +53,15 @@ def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
     keep(tmp_path / "rows", "forking_tokens", 1)
     keep(tmp_path / "rows", "opo", 1, "on-policy")
     text = made(tmp_path)
-    assert "| off-policy | nsr | keeps pass@k at large k | | | | not run |" in text
+    promised = text.partition("## All promises")[2].partition("## Off-policy")[0]
+    assert len(re.findall(r"\n\| o", promised)) == 8 and "| nsr |" not in promised
+    assert re.search(r"base: \d+ off-policy, 26 on-policy, of \d+ promises in all", promised)
     assert re.search(
         r"\| opo \| better at equal steps \| pass@1 at step 100, less grpo \| \+0\.000 \| 1 \| one seed", text
     )
-    assert re.search(r"\| clip_cov \| its tokens.*\+0\.400 \(\+0\.400 to \+0\.400\) \| 3 \| contradicted \|", text)
+    assert re.search(
+        r"\| clip_cov \| its tokens.*\+0\.400 \(\+0\.400 to \+0\.400\) \| 3 \| contradicted \| \| \|", text
+    )
     assert "| forking_tokens | dapo | 1, base not run |" in text
     assert (
         f"| {STOPPED} | grpo | 1 | -0.000 one seed |" in text or f"| {STOPPED} | grpo | 1 | +0.125 one seed |" in text
@@ -233,6 +237,32 @@ def test_what_an_inconclusive_effect_would_take() -> None:
     assert claims.would_take(judged("inconclusive", share, mean=0.0214), 20) == "11 seeds"  # t(10) is 4.0
     assert claims.would_take(judged("inconclusive", share), 1) == "over 100 seeds"
     assert claims.number_of_tests([judged("no effect", share), dataclasses.replace(judged("", share), found=None)]) == 1
+
+
+def test_a_verdict_that_needs_the_other_arms_says_so(tmp_path: Path) -> None:
+    """gmpo's three seeds lie further apart than those of the others."""
+    for arm, seeds in {
+        "gmpo": (0.18, 0.22, 0.26),
+        "grpo": (0.10, 0.11, 0.12),
+        "sapo": (0.20, 0.21, 0.22),
+        "gspo": (0.14, 0.12, 0.10),
+        "maxrl": (0.10, 0.12, 0.11),
+        "grpo, token mean": (0.10, 0.11, 0.13),
+    }.items():
+        for seed, entropy in enumerate(seeds, 1):
+            keep(tmp_path / "rows", arm, 1, entropy=entropy)
+            path = tmp_path / "rows" / "off-policy" / f"{arm.replace(', ', '-').replace(' ', '-')}-s1.json"
+            one = json.loads(path.read_text()) | {"seed": seed}
+            path.with_name(path.name.replace("-s1.", f"-seed{seed}.")).write_text(json.dumps(one))
+            path.unlink()
+    judged = {
+        one.arm: one
+        for one in claims.promises(load(tmp_path / "rows"))
+        if one.found and one.claim.outcome == "entropy" and one.claim.reading == "equal steps"
+    }
+    assert (judged["gmpo"].verdict, judged["gmpo"].alone) == ("reproduced", "inconclusive")
+    text = made(tmp_path)
+    assert re.search(r"\| gmpo \| entropy does not.*at step 100.*\| reproduced \| inconclusive \| \|", text)
 
 
 def test_what_a_destroyed_policy_keeps_is_not_counted_as_reproduced() -> None:

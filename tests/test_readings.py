@@ -7,18 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import readings
 from benchmarks.collapse import encode
 from benchmarks.readings import (
     STOPPED,
     Effect,
+    Prior,
+    Regime,
     Variances,
     activity,
     effect,
     effect_of,
     holm,
+    inverse_trigamma,
     load,
+    prior_of,
     read,
     seeds_for,
     stopped,
@@ -36,8 +41,8 @@ def record(
     """A kept run of 4 samples a problem, with an evaluation each `every` steps; columns are constant if a number."""
     steps = [*range(0, every * len(passed), every)]
     windows = [*range(5, steps[-1] + 1, 5)]
-    columns = {"reward": 0.3, "entropy": 0.2, "samples": [10 * step for step in windows], "tokens": [*windows]}
-    columns |= training
+    columns = {"reward": 0.3, "entropy": 0.2, "length": 14.0, "all_right": 0.1, "all_wrong": 0.5}
+    columns |= {"samples": [10 * step for step in windows], "tokens": [*windows]} | training
     return {
         "arm": arm,
         "group": "off-policy",
@@ -108,13 +113,13 @@ def test_best_evaluation_and_destruction() -> None:
 # --- Readings ---------------------------------------------------------------------------------------------------------
 
 
-def two_arms(**training) -> dict:
+def two_arms(**training) -> Regime:
     """dapo draws twice as much and is right three times in four; grpo once in four, at the start as at the end."""
     arm = [record([[0, 0], [3, 3], [3, 3]], "dapo", seed, **training) for seed in (1, 2)]
     for one in arm:
         one["training"]["samples"] = [20 * step for step in one["training"]["step"]]
     base = [record([[1, 1], [1, 1], [1, 1]], seed=seed) for seed in (1, 2, 3)]
-    return {name: {one["seed"]: read(one) for one in some} for name, some in (("dapo", arm), ("grpo", base))}
+    return Regime({name: {one["seed"]: read(one) for one in some} for name, some in (("dapo", arm), ("grpo", base))})
 
 
 def test_equal_steps_samples_and_tokens() -> None:
@@ -147,8 +152,8 @@ def test_best_evaluation_of_each() -> None:
 
 
 def test_an_outcome_without_a_base_is_held_against_zero() -> None:
-    runs = {"kl_cov": {1: read(record([[1, 1]] * 2, "kl_cov", **{"algo/selected_negative_ratio": [0.7, None] * 5}))}}
-    found = effect(runs, "kl_cov", "", "share of selected tokens with A < 0, less 1/2")
+    run = read(record([[1, 1]] * 2, "kl_cov", **{"algo/selected_negative_ratio": [0.7, None] * 5}))
+    found = effect(Regime({"kl_cov": {1: run}}), "kl_cov", "", "share of selected tokens with A < 0, less 1/2")
     assert found.mean == pytest.approx(0.2) and found.words.endswith("1/2 over the run")
 
 
@@ -179,6 +184,14 @@ def test_outcomes_of_training_and_none_by_another_name() -> None:
         run.at("distance", 50)
 
 
+def test_outcomes_of_whole_runs_and_of_lengths() -> None:
+    run = read(record([[1, 1], [0, 3]], length=[12.0] * 5 + [16.0] * 5, all_wrong=[0.2] * 9 + [0.7]))
+    assert run.at("response length", 25) == pytest.approx([12]) and run.at("response length", 50) == pytest.approx([16])
+    assert run.at("share of groups of equal rewards", 50) == pytest.approx([0.35])
+    run = read(record([[1, 1], [0, 3]], entropy=[0.3, 0.2] * 5))  # changes of -0.1 and 0.1 in turn, five and four
+    assert run.at("unsteadiness of entropy", 50) == pytest.approx([np.std([-0.1, 0.1] * 4 + [-0.1], ddof=1)])
+
+
 # --- Effects ----------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +215,7 @@ def test_seeds_that_would_decide() -> None:
     assert [needed(0.0, margin) for margin in (0.25, 0.22, 2.0, 1e-3)] == [5, 6, 2, None]
     assert needed(0.05, 0.27) == 6  # 0.22 are left of the margin
     assert needed(-0.25, 0.02) == 5 and needed(-0.25, 0.02, 0.005) > 5
+    assert needed(0.0, 0.25, borrowed=20) == 3 and needed(0.0, 0.22, borrowed=20) == 4  # t(22) and t(23) are 2.07
     problems = {"of_problems": 0.011, "of_both": 0.001}  # which leave 0.01: 0.196 to each side
     assert needed(0.0, 0.19, **problems) is None and needed(0.0, 0.25, **problems) > 5
 
@@ -240,6 +254,87 @@ def test_p_value_is_students(freedom: int, quantile: float) -> None:
     angles = np.linspace(math.atan(1.3 / math.sqrt(freedom)), math.pi / 2, 20001)  # t = sqrt(freedom) tan(angle)
     scale = math.gamma((freedom + 1) / 2) / math.sqrt(math.pi) / math.gamma(freedom / 2)
     assert student_p(-1.3, freedom) == pytest.approx(2 * scale * np.trapezoid(np.cos(angles) ** (freedom - 1), angles))
+
+
+# --- What other arms say of a variance --------------------------------------------------------------------------------
+
+
+def test_prior_is_found_again() -> None:
+    """Variances of 1e-4, 8 degrees of freedom, behind the estimates of three seeds each; and none but chance."""
+    rng, arms = np.random.default_rng(0), 4000
+    true = 1e-4 * 8 / rng.chisquare(8, arms)
+    found = prior_of([*zip(true * rng.chisquare(2, arms) / 2, [2] * arms, strict=True)])
+    assert 7 <= found.freedom <= 9 and found.variance == pytest.approx(1e-4, rel=0.1)
+    mixed = [2, 4] * (arms // 2)  # of three seeds and of five
+    alike = prior_of([*zip(1e-4 * rng.chisquare(mixed) / mixed, mixed, strict=True)])
+    assert alike.freedom > 100 and alike.variance == pytest.approx(1e-4, rel=0.05)
+    few = prior_of([(1e-4, 2), (1.1e-4, 2), (0.9e-4, 2)])  # differ by less than chance
+    assert few.freedom == 6  # all that they have
+
+
+@pytest.mark.parametrize("x", [1e-3, 0.7, 1.0, 30.0, 1e4])
+def test_inverse_trigamma(x: float) -> None:
+    assert inverse_trigamma(float(torch.polygamma(1, torch.tensor(x, dtype=torch.float64)))) == pytest.approx(x)
+
+
+def test_two_arms_say_nothing_of_a_third() -> None:
+    assert prior_of([(1e-4, 2), (2e-4, 2), (0.0, 2), (NAN, 2)]) == Prior() and prior_of([]) == Prior()
+
+
+def test_moderated_variance_by_hand() -> None:
+    """0.5, 0.7, 0.9 have the variance 0.04 with 2 degrees of freedom; with 6 of 0.02: 0.025 and 8."""
+    differences, prior = np.array([[0.5], [0.7], [0.9]]), Prior(0.02, 6)
+    found = effect_of(differences, prior)
+    assert found.variances == Variances(3, pytest.approx(0.025 / 3), borrowed=6)
+    assert found.high - 0.7 == pytest.approx(student_t(8) * math.sqrt(0.025 / 3))
+    assert found.p == pytest.approx(student_p(0.7 / math.sqrt(0.025 / 3), 8))
+    assert effect_of(differences[:1], prior).variances is None  # one seed has no interval, whatever others have
+
+
+def test_moderated_intervals_cover_and_decide() -> None:
+    """Of many arms with three seeds: 95 % of intervals hold the true effect, and large ones outlast 140 promises."""
+    rng, arms, level = np.random.default_rng(0), 2000, 0.05 / 140
+    true = np.sqrt(1e-4 * 8 / rng.chisquare(8, arms))
+    values = 0.08 + true[:, None] * rng.normal(size=(arms, 3))
+    prior = prior_of([(float(one.var(ddof=1)), 2) for one in values])
+    moderated, alone = ([effect_of(one[:, None], some) for one in values] for some in (prior, Prior()))
+    for found in (moderated, alone):
+        assert 0.93 < np.mean([one.low <= 0.08 <= one.high for one in found]) < 0.97
+    assert np.mean([one.p < level for one in moderated]) > 0.9 > 0.2 > np.mean([one.p < level for one in alone])
+
+
+def spread_arms(**last: list) -> Regime:
+    """Four arms of three seeds, whose entropies end 0.01, 0.02, 0.01 and 0.02 apart."""
+    apart = {"grpo": 0.01, "opo": 0.02, "sapo": 0.01, "gmpo": 0.02}
+    return Regime(
+        {
+            arm: {
+                seed: read(record([[4, 4], last.get(arm, [3, 3])], arm, seed, entropy=0.1 + one * seed))
+                for seed in (1, 2, 3)
+            }
+            for arm, one in apart.items()
+        }
+    )
+
+
+def test_what_is_usual_among_the_arms_moderates_a_difference() -> None:
+    """Twice an arm's variance; a destroyed arm neither gives nor takes, and nothing is lent to what has no base."""
+    runs = spread_arms()
+    usual = runs.prior("entropy", "equal steps")
+    assert usual == prior_of([(1e-4, 2), (4e-4, 2)] * 2)
+    assert runs.prior("distance of entropy from a target", "equal steps") == usual
+    found, alone = (effect(runs, "opo", "grpo", "entropy", pooled=pooled) for pooled in (True, False))
+    expected = (usual.freedom * 2 * usual.variance + 2 * 1e-4) / (usual.freedom + 2)
+    assert found.variances == Variances(3, pytest.approx(expected / 3), borrowed=usual.freedom)
+    assert alone.variances == Variances(3, pytest.approx(1e-4 / 3)) and found.mean == alone.mean
+    assert effect(runs, "opo", "", "entropy").variances.borrowed == 0
+    ruined = spread_arms(sapo=[1, 1])
+    assert ruined.prior("entropy", "equal steps") == prior_of([(1e-4, 2), (4e-4, 2), (4e-4, 2)])
+    assert effect(ruined, "sapo", "grpo", "entropy").variances.borrowed == 0
+    assert effect(ruined, "gmpo", "sapo", "entropy").variances.borrowed == 0
+    assert effect(ruined, "opo", "grpo", "entropy").variances.borrowed > 0
+    ruined[STOPPED] = runs["grpo"]
+    assert effect(ruined, STOPPED, "grpo", "entropy").variances.borrowed == 0
 
 
 def test_equal_differences_have_no_width() -> None:

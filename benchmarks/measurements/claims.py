@@ -78,6 +78,7 @@ class Judged:
     found: Effect | None
     verdict: str
     claim: Claim | None = None
+    alone: str = ""  # the verdict by the variance of its own seeds alone, as PLAN.md had it at first, if another one
 
     @property
     def says_more(self) -> bool:
@@ -103,12 +104,17 @@ def promises(runs: dict[str, Regime]) -> list[Judged]:
         if arm in METHODS
         for claim in METHODS[arm].claims
     ]
-    found = [effect(runs[r], arm, c.base, c.outcome, c.reading, c.target) for r, arm, c in asked]
-    verdicts = judge([(one, claim.direction) for one, (_, _, claim) in zip(found, asked, strict=True)])
+
+    def judged_by(pooled: bool) -> tuple[list[Effect | None], list[str]]:
+        found = [effect(runs[r], arm, c.base, c.outcome, c.reading, c.target, pooled) for r, arm, c in asked]
+        return found, judge([(one, claim.direction) for one, (_, _, claim) in zip(found, asked, strict=True)])
+
+    (found, verdicts), (_, alone) = judged_by(pooled=True), judged_by(pooled=False)
     judged = []
-    for (regime, arm, claim), one, verdict in zip(asked, found, verdicts, strict=True):
+    for (regime, arm, claim), one, verdict, other in zip(asked, found, verdicts, alone, strict=True):
         ruined = any(run.destroyed() is not None for run in runs[regime].get(arm, {}).values())
-        judged.append(Judged(regime, arm, claim.base, one, verdict + DESTROYED * bool(one and ruined), claim))
+        suffix = DESTROYED * bool(one and ruined)
+        judged.append(Judged(regime, arm, claim.base, one, verdict + suffix, claim, other * (other != verdict)))
     return judged
 
 
@@ -207,21 +213,35 @@ def number_of_tests(judged: Sequence[Judged]) -> int:
     return sum(one.found is not None and math.isfinite(one.found.p) for one in judged)
 
 
-def promise_table(judged: Sequence[Judged], heads: Sequence[str] = ("regime", "method")) -> list[str]:
+def promise_section(judged: Sequence[Judged]) -> list[str]:
+    """The promises of what was run, and how many there are besides."""
+    run, rest = [one for one in judged if one.found], [one for one in judged if not one.found]
+    words = "Holm's correction is over this table."
+    if rest:
+        lacking = ", ".join(
+            f"{sum(one.regime == regime for one in rest)} {regime}" for regime in dict.fromkeys(o.regime for o in rest)
+        )
+        words += f" Without a run of the method or of its base: {lacking}, of {len(judged)} promises in all."
+    return [f"{words}\n", *(promise_table(run) if run else []), ""]
+
+
+def promise_table(judged: Sequence[Judged]) -> list[str]:
     rows = [
         (
-            *(getattr(one, {"method": "arm"}.get(head, head)) for head in heads),
+            one.regime,
+            one.arm,
             one.claim.promise,
-            one.found.words if one.found else "",
+            one.found.words,
             number(one.found),
-            one.found.seeds if one.found else "",
+            one.found.seeds,
             one.verdict,
+            one.alone,
             would_take(one, number_of_tests(judged)),
         )
         for one in judged
     ]
-    heads = (*heads, "promise", "read here as", "effect (95 %)", "seeds", "verdict", "would take")
-    return markdown(heads, rows)
+    heads = ("regime", "method", "promise", "read here as", "effect (95 %)", "seeds", "verdict")
+    return markdown((*heads, "by its own variance", "would take"), rows)
 
 
 def control_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]]) -> list[str]:
@@ -566,11 +586,13 @@ Written by `python -m benchmarks.claims` from the files under `runs`, as [`PLAN.
 before them: a model of 0.43 million parameters, countdown, 400 steps of 32 prompts x 8 responses; {made}.
 It is a toy: evidence about what an idea does here, none against results at 7B or 32B.
 
-An effect is the difference to the base on the same seeds and problems, with its 95 % interval over both. *Reproduced*,
-*contradicted*: beyond 0 on the promised or the other side, after Holm's correction over its table at {level}; *higher*,
-*lower*: the same where nothing is promised; *small*: the difference is under the margin. *No effect*: the interval lies
-inside the margin ({margins}). Else *inconclusive*; *would take*: the
-seeds that would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not do.
+An effect is the difference to the base on the same seeds and problems, with its 95 % interval over both; the variance
+over seeds is moderated by that of all arms. *Reproduced*, *contradicted*: beyond 0 on the promised or the other side,
+after Holm's correction over its table at {level}; *higher*, *lower*: the same where nothing is promised; *small*: the
+difference is under the margin. *No effect*: the interval lies inside the margin ({margins}).
+Else *inconclusive*. *By its own variance*: the verdict without that moderation, where it is another one. *Would take*:
+the seeds that would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not
+do.
 """
 
 FRONT = """![pass@32 against pass@1]({regime}-front.png)
@@ -678,9 +700,7 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
             margins=", ".join(f"{outcome} {margin}" for outcome, margin in MARGINS.items()),
         ),
         "## All promises\n",
-        "Holm's correction is over this table.\n",
-        *promise_table(promises(runs)),
-        "",
+        *promise_section(promises(runs)),
     ]
     for regime in REGIMES:
         lines += regime_section(runs[regime], regime, args.out)

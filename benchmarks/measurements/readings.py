@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.collapse import ARMS, EVERY, REGIMES, decode, regime_of
 from benchmarks.report import student_p, student_t
@@ -24,10 +25,15 @@ MARGINS_OF_OTHERS = {
     "area under pass@1": MARGINS["pass@1"],
     "coverage, two and more": MARGINS["coverage"],
     "distance of entropy from a target": MARGINS["entropy"],
+    "response length": 0.5,
     "share of selected tokens with A < 0, less 1/2": 0.0,
+    "share of groups of equal rewards": 0.0,
+    "unsteadiness of entropy": 0.0,
 }
+OVER_THE_RUN = ("area under", "share of", "unsteadiness of")  # outcomes of a whole run, which have no step
 OUTCOMES = MARGINS | MARGINS_OF_OTHERS
-WINDOWS = 5  # of five steps each: entropy and reward are means over the last 25 steps
+WINDOWS = 5  # of five steps each: what training shows is a mean over the last 25 steps
+TRAINED = {"entropy": "entropy", "reward": "reward", "response length": "length"}  # such an outcome -> its column
 LEVEL = 0.05
 STOPPED = "grpo, stopped at its best"  # a reading of GRPO's runs that stands beside the arms
 
@@ -47,7 +53,7 @@ class Run:
     counts: dict[str, np.ndarray]  # pass@1, pass@32, coverage, by problem, (E, P)
     total: np.ndarray  # solutions that each problem has, (P,)
     windows: np.ndarray  # last step of each trailing mean, (W,)
-    training: dict[str, np.ndarray] = field(default_factory=dict)  # trailing means of entropy and reward, (W,)
+    training: dict[str, np.ndarray] = field(default_factory=dict)  # of TRAINED: trailing means, (W,)
 
     @property
     def horizon(self) -> int:
@@ -91,9 +97,13 @@ class Run:
         if outcome.startswith("share of selected"):
             shares = column(self.record, "algo/selected_negative_ratio")
             return np.array([np.nanmean(shares) - 0.5 if np.isfinite(shares).any() else math.nan])
+        if outcome == "share of groups of equal rewards":
+            return np.array([np.nanmean(column(self.record, "all_right") + column(self.record, "all_wrong"))])
+        if outcome == "unsteadiness of entropy":  # the spread of its changes from five steps to the next five
+            return np.array([np.nanstd(np.diff(column(self.record, "entropy")), ddof=1)])
         if outcome == "distance of entropy from a target":
             return abs(self.at("entropy", step) - target)
-        return np.array([np.interp(step, self.windows, self.training[outcome])])  # "entropy" or "reward"
+        return np.array([np.interp(step, self.windows, self.training[outcome])])
 
 
 def between(step: float, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -130,7 +140,7 @@ def read(record: dict) -> Run:
         },
         total=total,
         windows=np.array(record["training"]["step"])[min(WINDOWS, len(record["training"]["step"])) - 1 :],
-        training={name: trailing(column(record, name)) for name in ("entropy", "reward")},
+        training={outcome: trailing(column(record, name)) for outcome, name in TRAINED.items()},
     )
 
 
@@ -147,17 +157,36 @@ def stopped(run: Run) -> Run:
     )
 
 
-Regime = dict[str, dict[int, Run]]  # arm -> seed -> run
+class Regime(dict[str, dict[int, Run]]):
+    """Arm -> seed -> run; and what all arms together say of the variance over seeds."""
+
+    def __init__(self, runs: dict[str, dict[int, Run]]) -> None:
+        super().__init__(runs)
+        self.known: dict[tuple[str, str], Prior] = {}
+
+    def prior(self, outcome: str, reading: str) -> "Prior":
+        """Of an outcome in an arm, by a key of READINGS; a distance's is that of the distance from 0.
+
+        Arms with a destroyed run are of another kind.
+        """
+        if (outcome, reading) not in self.known:
+            found = [variance_of(self, arm, outcome, reading) for arm in self if self.steady(arm, base_of(arm))]
+            self.known[outcome, reading] = prior_of([one for one in found if one])
+        return self.known[outcome, reading]
+
+    def steady(self, *arms: str) -> bool:
+        """Whether these are arms of their own, none of whose runs was destroyed."""
+        return STOPPED not in arms and not any(run.destroyed() for arm in arms for run in self.get(arm, {}).values())
 
 
 def load_group(rows: Path, group: str) -> Regime:
     """The kept runs of one folder, but for those of tuning and the one that others start from."""
-    runs: Regime = {}
+    runs: dict[str, dict[int, Run]] = {}
     for path in sorted((rows / group).glob("*.json")):
         record = json.loads(path.read_text())
         if not record["setting"]:
             runs.setdefault(record["arm"], {})[record["seed"]] = read(record)
-    return {arm: dict(sorted(runs[arm].items())) for arm in EVERY if arm in runs}
+    return Regime({arm: dict(sorted(runs[arm].items())) for arm in EVERY if arm in runs})
 
 
 def load(rows: Path) -> dict[str, Regime]:
@@ -165,7 +194,7 @@ def load(rows: Path) -> dict[str, Regime]:
     kept, found = {regime: load_group(rows, regime) for regime in REGIMES}, {}
     for regime in REGIMES:
         own = {arm: kept[regime_of(arm, regime)].get(arm) for arm in ARMS}
-        runs = {arm: seeds for arm, seeds in own.items() if seeds}
+        runs = Regime({arm: seeds for arm, seeds in own.items() if seeds})
         if "grpo" in runs:
             runs[STOPPED] = {seed: stopped(run) for seed, run in runs["grpo"].items()}
         found[regime] = runs
@@ -221,7 +250,51 @@ READINGS: dict[str, Callable[[Pairs], tuple[Steps, str]]] = {
 }
 
 
-# --- Effects ----------------------------------------------------------------------------------------------------------
+# --- Variances --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What other arms say of a variance over seeds: this one, as if it had been estimated with so much freedom.
+
+    Freedom 0 says nothing.
+    """
+
+    variance: float = 0.0
+    freedom: int = 0
+
+    def moderate(self, variance: float, freedom: int) -> float:
+        """An estimate and this one, each by its degrees of freedom."""
+        return (self.freedom * self.variance + freedom * variance) / (self.freedom + freedom)
+
+
+def prior_of(estimates: Sequence[tuple[float, int]]) -> Prior:
+    """From arms' variances over seeds and their degrees of freedom; of fewer than three arms, none.
+
+    The true variances are taken to be drawn from a scaled inverse chi-square distribution, whose scale and degrees of
+    freedom follow from mean and spread of the logarithms of the estimates (Smyth 2004, Statistical Applications in
+    Genetics and Molecular Biology 3(1), Section 6.2). Rounded down, and at most what all arms have together.
+    """
+    estimates = [one for one in estimates if math.isfinite(one[0]) and one[0] > 0]
+    if len(estimates) < 3:
+        return Prior()
+    variance, freedom = torch.tensor(estimates, dtype=torch.float64).unbind(1)
+    logs = variance.log() - torch.digamma(freedom / 2) + (freedom / 2).log()
+    excess = float(logs.var() - torch.polygamma(1, freedom / 2).mean())  # what the arms differ by beside chance
+    most = int(freedom.sum())
+    half = most / 2 if excess <= 0 else min(inverse_trigamma(excess), most / 2)
+    shift = math.log(half) - float(torch.digamma(torch.tensor(half, dtype=torch.float64)))
+    return Prior(math.exp(float(logs.mean()) - (shift if excess > 0 else 0.0)), int(2 * half))
+
+
+def inverse_trigamma(value: float) -> float:
+    """The x > 0 at which the second derivative of log gamma has this value > 0: by halving its logarithm."""
+    low, high = -20.0, 20.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = float(torch.polygamma(1, torch.tensor(middle, dtype=torch.float64).exp())) > value
+        low, high = (middle, high) if above else (low, middle)
+    return math.exp(low)
 
 
 @dataclass(frozen=True)
@@ -229,13 +302,15 @@ class Variances:
     """Of the mean of (S, P) differences, S > 1, where seeds and problems are both random.
 
     of_seeds: that of the seeds' means over S; of_problems: that of the problems' means over P; of_both: the residual's
-    over S P, which the first two have both counted. With P = 1 the first alone.
+    over S P, which the first two have both counted. With P = 1 the first alone. borrowed: the degrees of freedom that a
+    prior has added to those of the seeds.
     """
 
     seeds: int
     of_seeds: float
     of_problems: float = 0.0
     of_both: float = 0.0
+    borrowed: int = 0
 
     @property
     def total(self) -> float:
@@ -245,6 +320,21 @@ class Variances:
     def with_seeds(self, seeds: int) -> float:
         """What `total` is expected to be with so many seeds and the same problems."""
         return self.of_seeds * self.seeds / seeds + max(0.0, self.of_problems - self.of_both)
+
+
+def variances(differences: np.ndarray, prior: Prior = Prior()) -> Variances:
+    """Of differences (S, P), S > 1; the prior is one of the seeds' mean differences."""
+    seeds, problems = differences.shape
+    by_seed, by_problem = differences.mean(1), differences.mean(0)
+    of_seeds = prior.moderate(float(by_seed.var(ddof=1)), seeds - 1) / seeds
+    if problems == 1:
+        return Variances(seeds, of_seeds, borrowed=prior.freedom)
+    residual = differences - by_seed[:, None] - by_problem + differences.mean()
+    of_both = float((residual**2).sum() / ((seeds - 1) * (problems - 1)) / (seeds * problems))
+    return Variances(seeds, of_seeds, float(by_problem.var(ddof=1) / problems), of_both, prior.freedom)
+
+
+# --- Effects ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -261,27 +351,15 @@ class Effect:
     variances: Variances | None = None  # of the mean, with two seeds or more
 
 
-def variances(differences: np.ndarray) -> Variances:
-    """Of differences (S, P), S > 1."""
-    seeds, problems = differences.shape
-    by_seed, by_problem = differences.mean(1), differences.mean(0)
-    of_seeds = float(by_seed.var(ddof=1) / seeds)
-    if problems == 1:
-        return Variances(seeds, of_seeds)
-    residual = differences - by_seed[:, None] - by_problem + differences.mean()
-    of_both = float((residual**2).sum() / ((seeds - 1) * (problems - 1)) / (seeds * problems))
-    return Variances(seeds, of_seeds, float(by_problem.var(ddof=1) / problems), of_both)
-
-
-def effect_of(differences: np.ndarray) -> Effect:
-    """Mean, Student's 95 % interval with S - 1 degrees of freedom and p-value of differences (S, P)."""
+def effect_of(differences: np.ndarray, prior: Prior = Prior()) -> Effect:
+    """Mean, Student's 95 % interval and p-value of differences (S, P); S - 1 degrees of freedom and the prior's."""
     seeds, mean = len(differences), float(differences.mean())
     if seeds < 2:
         return Effect(mean, math.nan, math.nan, math.nan, seeds)
-    found = variances(differences)
+    found, freedom = variances(differences, prior), seeds - 1 + prior.freedom
     error = math.sqrt(found.total)
-    p = student_p(mean / error, seeds - 1) if error else float(mean == 0)
-    half = student_t(seeds - 1) * error
+    p = student_p(mean / error, freedom) if error else float(mean == 0)
+    half = student_t(freedom) * error
     return Effect(mean, mean - half, mean + half, p, seeds, variances=found)
 
 
@@ -290,26 +368,54 @@ def shared(runs: Regime, *arms: str) -> list[int]:
     return sorted(set.intersection(*({*runs.get(arm, {})} for arm in arms)))
 
 
+def measured(
+    runs: Regime, arm: str, base: str, outcome: str, reading: str, target: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """An outcome of an arm and of its base on the seeds that both have, (S, P) each, and where it was read, in words.
+
+    With no base ("") the arm stands in its place.
+    """
+    seeds = shared(runs, arm, base or arm)
+    pairs = [(runs[arm][seed], runs[base or arm][seed]) for seed in seeds]
+    steps, words = READINGS[reading](pairs)
+    both = [
+        (a.at(outcome, at, target), b.at(outcome, there, target))
+        for (a, b), (at, there) in zip(pairs, steps, strict=True)
+    ]
+    return *map(np.array, zip(*both, strict=True)), "over the run" if outcome.startswith(OVER_THE_RUN) else words
+
+
+def variance_of(runs: Regime, arm: str, outcome: str, reading: str) -> tuple[float, int] | None:
+    """The variance over seeds of an arm's outcome, read as against its base, and its degrees of freedom, if any."""
+    if len(shared(runs, arm, base_of(arm) or arm)) < 2:
+        return None
+    values = measured(runs, arm, base_of(arm), outcome, reading)[0].mean(1)
+    return float(values.var(ddof=1)), len(values) - 1
+
+
 def effect(
-    runs: Regime, arm: str, base: str, outcome: str, reading: str = "equal steps", target: float = 0.0
+    runs: Regime,
+    arm: str,
+    base: str,
+    outcome: str,
+    reading: str = "equal steps",
+    target: float = 0.0,
+    pooled: bool = True,
 ) -> Effect | None:
     """An arm's outcome less its base's, on the seeds that both have; with no base ("") the outcome itself.
 
-    None where they share no seed.
+    A difference has twice the variance of an arm: that of all arms is its prior, unless one of the two was destroyed or
+    `pooled` is False. None where they share no seed.
     """
-    seeds = shared(runs, arm, base or arm)
-    if not seeds:
+    if not shared(runs, arm, base or arm):
         return None
-    pairs = [(runs[arm][seed], runs[base or arm][seed]) for seed in seeds]
-    steps, words = READINGS[reading](pairs)
-    rows = [
-        a.at(outcome, at, target) - (b.at(outcome, there, target) if base else 0)
-        for (a, b), (at, there) in zip(pairs, steps, strict=True)
-    ]
-    where = "over the run" if outcome.startswith(("share of selected", "area")) else words
-    named = outcome.replace("a target", f"{target:g}")
-    words = f"{named} {where}" + (f", less {base}" if base else "")
-    return replace(effect_of(np.array(rows)), outcome=outcome, words=words)
+    own, others, where = measured(runs, arm, base, outcome, reading, target)
+    prior = Prior()
+    if pooled and base and runs.steady(arm, base):
+        of_one = runs.prior(outcome, reading)
+        prior = Prior(2 * of_one.variance, of_one.freedom)
+    words = f"{outcome.replace('a target', f'{target:g}')} {where}" + (f", less {base}" if base else "")
+    return replace(effect_of(own - others if base else own, prior), outcome=outcome, words=words)
 
 
 # --- Verdicts ---------------------------------------------------------------------------------------------------------
@@ -360,8 +466,9 @@ def seeds_for(found: Effect, margin: float, level: float, most: int = 100) -> in
     """
     for seeds in range(2, most + 1):
         error = math.sqrt(found.variances.with_seeds(seeds))
-        inside = abs(found.mean) + student_t(seeds - 1) * error < margin
-        if inside or student_t(seeds - 1, level) * error < abs(found.mean):
+        freedom = seeds - 1 + found.variances.borrowed
+        inside = abs(found.mean) + student_t(freedom) * error < margin
+        if inside or student_t(freedom, level) * error < abs(found.mean):
             return seeds
     return None
 
