@@ -92,6 +92,19 @@ def test_words_follow_the_numbers(tmp_path: Path) -> None:
     assert row.count("+0.125") == 1
 
 
+def test_effects_are_said_the_largest_first_and_not_without_end(tmp_path: Path) -> None:
+    """Arms of GRPO's family with entropies 0.1, 0.3 and 0.2 above its own, and one that is where it is."""
+    for arm, entropy in (("grpo", 0.2), ("dr_grpo", 0.3), ("maxrl", 0.5), ("grpo, rows split", 0.2), ("opo", 0.4)):
+        keep(tmp_path / "rows", arm, 2, "on-policy" if arm == "opo" else "off-policy", entropy=entropy)
+    runs = load(tmp_path / "rows")["off-policy"]
+    [said] = claims.of_effects(runs)
+    assert said == "Beside its base at the end, entropy is higher for `maxrl`, `opo` and `dr_grpo`."
+    del runs["maxrl"], runs["opo"], runs["dr_grpo"]
+    assert [*claims.of_effects(runs)] == ["Beside its base at the end, no arm differs after the correction."]
+    assert claims.listed("abcdef") == "`a`, `b`, `c`, `d`, `e` and `f`"
+    assert claims.listed("abcdefgh") == "`a`, `b`, `c`, `d`, `e` and 3 more" and claims.listed("") == "none"
+
+
 def test_a_method_that_is_its_control_has_not_shown_its_idea(tmp_path: Path) -> None:
     for arm in ("kl_cov", "kl_cov, random selection", "kl_cov, annealed", "grpo, mixed groups"):
         keep(tmp_path / "rows", arm)

@@ -405,8 +405,11 @@ def missing_beside(args: Args) -> list[str]:
 # --- Sentences --------------------------------------------------------------------------------------------------------
 
 
-def listed(arms: Sequence[str]) -> str:
+def listed(arms: Sequence[str], most: int = 6) -> str:
+    """`a`, `b` and `c`; of more than `most` the first ones and how many there are besides."""
     quoted = [f"`{arm}`" for arm in dict.fromkeys(arms)]
+    if len(quoted) > most:
+        quoted[most - 1 :] = [f"{len(quoted) - most + 1} more"]
     return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + (quoted[-1] if quoted else "none")
 
 
@@ -490,18 +493,18 @@ def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
 
 
 def of_effects(runs: Regime) -> Iterator[str]:
-    """Which arms end higher or lower than their bases, after the correction."""
+    """Which arms end higher or lower than their bases, after the correction; the largest effects first."""
     tested = [one for some in against_bases(runs, "off-policy").values() for one in some]
-    if any(one.found and one.found.seeds > 1 for one in tested):
-        found = [
-            f"{outcome} is {word} than the base's for {listed(arms)}"
-            for outcome in MARGINS
-            for word in ("higher", "lower")
-            if (
-                arms := [j.arm for j in tested if j.found and j.found.outcome == outcome and j.verdict.startswith(word)]
-            )
-        ]
-        yield f"At the end {'; '.join(found) or 'no arm differs from its base after the correction'}."
+    if not any(one.found and one.found.seeds > 1 for one in tested):
+        return
+    words = []
+    for outcome in MARGINS:
+        some = [one for one in tested if one.found and one.found.outcome == outcome]
+        some.sort(key=lambda one: -abs(one.found.mean))
+        sides = {word: [one.arm for one in some if one.verdict.startswith(word)] for word in ("higher", "lower")}
+        said = ", ".join(f"{word} for {listed(arms)}" for word, arms in sides.items() if arms)
+        words += [f"{outcome} is {said}"] if said else []
+    yield f"Beside its base at the end, {'; '.join(words) or 'no arm differs after the correction'}."
 
 
 def of_controls(runs: Regime) -> Iterator[str]:
