@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import claims, figures
-from benchmarks.claims import Args, Judged
+from benchmarks import claims, figures, judging, sentences
+from benchmarks.claims import Args
 from benchmarks.collapse import ARMS, ON_POLICY
+from benchmarks.judging import Judged
 from benchmarks.methods import Claim
 from benchmarks.readings import STOPPED, Effect, Variances, load
 from tests.test_readings import record
@@ -80,14 +81,14 @@ def test_words_follow_the_numbers(tmp_path: Path) -> None:
         keep(rows, arm)
     runs = load(rows)["off-policy"]
     judged = {
-        one.found.outcome: one for one in claims.against_bases(runs, "off-policy")["clip_cov", "grpo, mixed groups"]
+        one.found.outcome: one for one in judging.against_bases(runs, "off-policy")["clip_cov", "grpo, mixed groups"]
     }
     assert judged["pass@1"].found.mean == pytest.approx(0.125)
     assert judged["entropy"].found.mean == pytest.approx(0.002)
-    same = claims.against_bases(runs, "off-policy")["clip_cov, random selection", "grpo, mixed groups"]
+    same = judging.against_bases(runs, "off-policy")["clip_cov, random selection", "grpo, mixed groups"]
     assert {one.verdict for one in same} == {"no effect"} and not any(one.says_more for one in same)
     [row] = [
-        line for line in claims.control_table(runs, claims.against_controls(runs, "off-policy")) if "clip_cov" in line
+        line for line in claims.control_table(runs, judging.against_controls(runs, "off-policy")) if "clip_cov" in line
     ]
     assert row.count("+0.125") == 1
 
@@ -97,22 +98,22 @@ def test_effects_are_said_the_largest_first_and_not_without_end(tmp_path: Path) 
     for arm, entropy in (("grpo", 0.2), ("dr_grpo", 0.3), ("maxrl", 0.5), ("grpo, rows split", 0.2), ("opo", 0.4)):
         keep(tmp_path / "rows", arm, 2, "on-policy" if arm == "opo" else "off-policy", entropy=entropy)
     runs = load(tmp_path / "rows")["off-policy"]
-    [said] = claims.of_effects(runs)
+    [said] = sentences.of_effects(runs)
     assert said == "Beside its base at the end, entropy is higher for `maxrl`, `opo` and `dr_grpo`."
     del runs["maxrl"], runs["opo"], runs["dr_grpo"]
-    assert [*claims.of_effects(runs)] == ["Beside its base at the end, no arm differs after the correction."]
-    assert claims.listed("abcdef") == "`a`, `b`, `c`, `d`, `e` and `f`"
-    assert claims.listed("abcdefgh") == "`a`, `b`, `c`, `d`, `e` and 3 more" and claims.listed("") == "none"
+    assert [*sentences.of_effects(runs)] == ["Beside its base at the end, no arm differs after the correction."]
+    assert sentences.listed("abcdef") == "`a`, `b`, `c`, `d`, `e` and `f`"
+    assert sentences.listed("abcdefgh") == "`a`, `b`, `c`, `d`, `e` and 3 more" and sentences.listed("") == "none"
 
 
 def test_a_method_that_is_its_control_has_not_shown_its_idea(tmp_path: Path) -> None:
     for arm in ("kl_cov", "kl_cov, random selection", "kl_cov, annealed", "grpo, mixed groups"):
         keep(tmp_path / "rows", arm)
     runs = load(tmp_path / "rows")["off-policy"]
-    table = "\n".join(claims.control_table(runs, claims.against_controls(runs, "off-policy")))
+    table = "\n".join(claims.control_table(runs, judging.against_controls(runs, "off-policy")))
     assert re.search(r"kl_cov, random selection .* idea not shown \|", table)
     assert re.search(r"kl_cov, annealed .* no difference shown \|", table)
-    said = claims.sentences(Args(rows=tmp_path / "rows"), load(tmp_path / "rows"))
+    said = sentences.of_all(tmp_path / "rows", load(tmp_path / "rows"))
     assert any("1 do not differ from it: `kl_cov`" in line for line in said)
 
 
@@ -125,7 +126,7 @@ def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:
         one = json.loads(path.read_text())
         one["training"]["entropy"] = [0.18 + 0.02 * one["seed"]] * 20
         path.write_text(json.dumps(one))
-    assert claims.seeds_due(load(rows)["off-policy"]) == ["maxrl (entropy)"]
+    assert judging.seeds_due(load(rows)["off-policy"]) == ["maxrl (entropy)"]
 
 
 def test_destroyed_and_ended_runs_are_shown(tmp_path: Path) -> None:
@@ -146,14 +147,14 @@ def test_a_verdict_on_a_destroyed_policy_says_so(tmp_path: Path) -> None:
     """nsr's policies end with one right answer of eight, and with all their entropy."""
     keep(tmp_path / "rows", "grpo", 2)
     keep(tmp_path / "rows", "nsr", 2)
-    before = [one.verdict for one in claims.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
+    before = [one.verdict for one in judging.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
     for path in (tmp_path / "rows" / "off-policy").glob("nsr*.json"):
         run = json.loads(path.read_text())
         ruined = record([[2, 1], [1, 0], [1, 0]], "nsr", run["seed"])
         path.write_text(json.dumps(run | {"evaluations": ruined["evaluations"], "total": ruined["total"]}))
-    after = [one.verdict for one in claims.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
-    assert before and not any(verdict.endswith(claims.DESTROYED) for verdict in before)
-    assert after and all(verdict.endswith(claims.DESTROYED) for verdict in after)
+    after = [one.verdict for one in judging.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
+    assert before and not any(verdict.endswith(judging.DESTROYED) for verdict in before)
+    assert after and all(verdict.endswith(judging.DESTROYED) for verdict in after)
 
 
 def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> None:
@@ -241,15 +242,17 @@ def test_what_an_inconclusive_effect_would_take() -> None:
         return Judged("off-policy", "dapo", "grpo", found, verdict)
 
     # t(n - 1) sqrt(3e-4 / n) is 0.0215 with five seeds, 0.0182 with six
-    assert claims.would_take(judged("inconclusive", "pass@1"), 1) == "6 seeds"
-    assert claims.would_take(judged("inconclusive, policy destroyed", "coverage"), 1) == "4 seeds"
-    assert claims.would_take(judged("inconclusive", "pass@1", of_problems=1e-3), 1) == "more problems"
-    assert claims.would_take(judged("no effect", "pass@1"), 1) == ""
+    assert judging.would_take(judged("inconclusive", "pass@1"), 1) == "6 seeds"
+    assert judging.would_take(judged("inconclusive, policy destroyed", "coverage"), 1) == "4 seeds"
+    assert judging.would_take(judged("inconclusive", "pass@1", of_problems=1e-3), 1) == "more problems"
+    assert judging.would_take(judged("no effect", "pass@1"), 1) == ""
     share = "share of selected tokens with A < 0, less 1/2"  # has no margin
-    assert claims.would_take(judged("inconclusive", share, mean=0.0214), 1) == "6 seeds"
-    assert claims.would_take(judged("inconclusive", share, mean=0.0214), 20) == "11 seeds"  # t(10) is 4.0
-    assert claims.would_take(judged("inconclusive", share), 1) == "over 100 seeds"
-    assert claims.number_of_tests([judged("no effect", share), dataclasses.replace(judged("", share), found=None)]) == 1
+    assert judging.would_take(judged("inconclusive", share, mean=0.0214), 1) == "6 seeds"
+    assert judging.would_take(judged("inconclusive", share, mean=0.0214), 20) == "11 seeds"  # t(10) is 4.0
+    assert judging.would_take(judged("inconclusive", share), 1) == "over 100 seeds"
+    assert (
+        judging.number_of_tests([judged("no effect", share), dataclasses.replace(judged("", share), found=None)]) == 1
+    )
 
 
 def test_a_verdict_that_needs_the_other_arms_says_so(tmp_path: Path) -> None:
@@ -270,7 +273,7 @@ def test_a_verdict_that_needs_the_other_arms_says_so(tmp_path: Path) -> None:
             path.unlink()
     judged = {
         one.arm: one
-        for one in claims.promises(load(tmp_path / "rows"))
+        for one in judging.promises(load(tmp_path / "rows"))
         if one.found and one.claim.outcome == "entropy" and one.claim.reading == "equal steps"
     }
     assert (judged["gmpo"].verdict, judged["gmpo"].alone) == ("reproduced", "inconclusive")
@@ -289,7 +292,7 @@ def test_what_a_destroyed_policy_keeps_is_not_counted_as_reproduced() -> None:
         judged("nsr", "contradicted, policy destroyed"),
         judged("dapo", "inconclusive"),
     ]
-    [said] = claims.of_promises(some)
+    [said] = sentences.of_promises(some)
     assert said.startswith(
         "Of 4 promises with two or more seeds, 1 is reproduced (`clip_cov`), 1 is reproduced by a destroyed policy "
         "(`nsr`), 1 is contradicted (`nsr`), 1 is inconclusive"

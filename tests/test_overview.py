@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import elsewhere
-from benchmarks.claims import Judged
 from benchmarks.gallery import algorithms, documents, overview, site
 from benchmarks.gallery.overview import Card
 from benchmarks.gallery.pages import judged_by_method
+from benchmarks.judging import Judged
 from benchmarks.methods import METHODS, Claim
 from benchmarks.readings import Effect, load
 from tests import sync

@@ -10,7 +10,7 @@ has no interval and so no verdict. The README shows the first table between two 
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from benchmarks import RESULTS as ALL_RESULTS
-from benchmarks import ROOT, collapse, figures, law
+from benchmarks import ROOT, collapse, figures, sentences
 from benchmarks.collapse import (
     ARMS,
     CAUSES,
@@ -32,11 +32,22 @@ from benchmarks.collapse import (
     TIERS,
     active_columns,
 )
-from benchmarks.methods import FAMILIES, METHODS, Claim
+from benchmarks.judging import (
+    Judged,
+    against_bases,
+    against_controls,
+    compared,
+    family_of,
+    number_of_tests,
+    planned,
+    promises,
+    seeds_due,
+    would_take,
+)
+from benchmarks.methods import FAMILIES
 from benchmarks.readings import (
     LEVEL,
     MARGINS,
-    OUTCOMES,
     READINGS,
     STOPPED,
     Effect,
@@ -45,16 +56,13 @@ from benchmarks.readings import (
     base_of,
     column,
     effect,
-    judge,
     load,
     load_group,
-    seeds_for,
 )
 from benchmarks.report import markdown, plus_minus, put_between
 
 RESULTS = ALL_RESULTS / "collapse"
 UPDATES = {"off-policy": "eight updates per rollout", "on-policy": "one update per rollout"}
-DESTROYED = ", policy destroyed"  # after the verdict of a method with such a run: an entropy kept so is no success
 
 
 @dataclass
@@ -63,102 +71,6 @@ class Args:
     """the runs, as benchmarks.collapse keeps them"""
     out: Path = RESULTS
     """where CLAIMS.md and the figures go; where that is this repository's, the README follows"""
-
-
-# --- What is judged ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An effect with its verdict: of a promise, or of an arm's primary outcome."""
-
-    regime: str
-    arm: str
-    base: str
-    found: Effect | None
-    verdict: str
-    claim: Claim | None = None
-    alone: str = ""  # the verdict by the variance of its own seeds alone, as PLAN.md had it at first, if another one
-
-    @property
-    def says_more(self) -> bool:
-        return self.verdict.startswith(("reproduced", "contradicted", "higher", "lower"))
-
-
-def planned(regime: str) -> list[str]:
-    """The arms that PLAN.md has in a regime, by families, and GRPO stopped after it."""
-    arms = [*ARMS] if regime == "off-policy" else [arm for arm in ARMS if arm in ON_POLICY]
-    return [one for arm in arms for one in ((arm, STOPPED) if arm == "grpo" else (arm,))]
-
-
-def family_of(arm: str) -> str:
-    return METHODS["grpo" if arm == STOPPED else ARMS[arm][0]].family
-
-
-def promises(runs: dict[str, Regime]) -> list[Judged]:
-    """Every promise of a record in both regimes, judged as one table; a verdict on a destroyed policy says so."""
-    asked = [
-        (regime, arm, claim)
-        for regime in REGIMES
-        for arm in planned(regime)
-        if arm in METHODS
-        for claim in METHODS[arm].claims
-    ]
-
-    def judged_by(pooled: bool) -> tuple[list[Effect | None], list[str]]:
-        found = [effect(runs[r], arm, c.base, c.outcome, c.reading, c.target, pooled) for r, arm, c in asked]
-        return found, judge([(one, claim.direction) for one, (_, _, claim) in zip(found, asked, strict=True)])
-
-    (found, verdicts), (_, alone) = judged_by(pooled=True), judged_by(pooled=False)
-    judged = []
-    for (regime, arm, claim), one, verdict, other in zip(asked, found, verdicts, alone, strict=True):
-        ruined = any(run.destroyed() is not None for run in runs[regime].get(arm, {}).values())
-        suffix = DESTROYED * bool(one and ruined)
-        judged.append(Judged(regime, arm, claim.base, one, verdict + suffix, claim, other * (other != verdict)))
-    return judged
-
-
-def compared(runs: Regime, regime: str, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Judged]]:
-    """The primary outcomes of (arm, base) at equal steps, judged as one table."""
-    asked = [(arm, base, outcome) for arm, base in pairs for outcome in MARGINS]
-    found = [effect(runs, arm, base, outcome) for arm, base, outcome in asked]
-    verdicts = judge([(one, 0) for one in found])
-    judged: dict[tuple[str, str], list[Judged]] = {pair: [] for pair in pairs}
-    for (arm, base, _), one, verdict in zip(asked, found, verdicts, strict=True):
-        judged[arm, base].append(Judged(regime, arm, base, one, verdict))
-    return judged
-
-
-def against_bases(runs: Regime, regime: str) -> dict[tuple[str, str], list[Judged]]:
-    """All arms of a regime less their bases; each family is a table."""
-    pairs = [(arm, base_of(arm)) for arm in planned(regime) if base_of(arm)]
-    judged = {}
-    for family in FAMILIES:
-        judged |= compared(runs, regime, [pair for pair in pairs if family_of(pair[0]) == family])
-    return judged
-
-
-def own_controls(method: str) -> list[str]:
-    """Arms of a method with a part of it changed; those in GRPO's name are no method's."""
-    return [arm for arm in METHODS[method].arms if arm.startswith(f"{method}, ") and method != "grpo"]
-
-
-def against_controls(runs: Regime, regime: str) -> dict[tuple[str, str], list[Judged]]:
-    return compared(runs, regime, [(method, control) for method in METHODS for control in own_controls(method)])
-
-
-def seeds_due(runs: Regime) -> list[str]:
-    """Arms of three seeds with an inconclusive effect on a primary outcome within twice the margin of 0."""
-    due = []
-    for (arm, _), judged in against_bases(runs, "off-policy").items():
-        near = [
-            one
-            for one in judged
-            if one.verdict == "inconclusive" and abs(one.found.mean) < 2 * MARGINS[one.found.outcome]
-        ]
-        if near and len(runs[arm]) == 3:
-            due.append(f"{arm} ({', '.join(one.found.outcome for one in near)})")
-    return due
 
 
 # --- Words and tables -------------------------------------------------------------------------------------------------
@@ -196,21 +108,6 @@ def family_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]], fami
             active = activity(runs[arm], active_columns(ARMS[arm][0]))[1] if not arm.startswith("grpo, ") else ""
             rows.append((arm, base, seeds, *cells, active))
     return markdown(("arm", "less", "seeds", *MARGINS, "active"), rows) if rows else []
-
-
-def would_take(one: Judged, tests: int) -> str:
-    """What would decide an inconclusive effect in a table of so many tests, were it and its variances as estimated."""
-    if not one.verdict.startswith("inconclusive"):
-        return ""
-    seeds = seeds_for(one.found, OUTCOMES[one.found.outcome], LEVEL / tests)
-    if seeds:
-        return f"{seeds} seeds"
-    return "more problems" if one.found.variances.of_problems else "over 100 seeds"
-
-
-def number_of_tests(judged: Sequence[Judged]) -> int:
-    """Those that Holm's correction counts."""
-    return sum(one.found is not None and math.isfinite(one.found.p) for one in judged)
 
 
 def promise_section(judged: Sequence[Judged]) -> list[str]:
@@ -402,183 +299,6 @@ def missing_beside(args: Args) -> list[str]:
     return lines + ([f"- of the causes: {'; '.join(without)}."] if without else [])
 
 
-# --- Sentences --------------------------------------------------------------------------------------------------------
-
-
-def listed(arms: Sequence[str], most: int = 6) -> str:
-    """`a`, `b` and `c`; of more than `most` the first ones and how many there are besides."""
-    quoted = [f"`{arm}`" for arm in dict.fromkeys(arms)]
-    if len(quoted) > most:
-        quoted[most - 1 :] = [f"{len(quoted) - most + 1} more"]
-    return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + (quoted[-1] if quoted else "none")
-
-
-def number_word(count: int, one: str) -> str:
-    """3 seeds, 1 seed."""
-    return f"{count} {one}{'s' * (count != 1)}"
-
-
-def of_runs(runs: Regime) -> Iterator[str]:
-    """How much was run, and where GRPO goes."""
-    done = [arm for arm in planned("off-policy") if arm in runs and arm != STOPPED]
-    most = max(map(len, runs.values()), default=0)
-    yield (
-        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, the first methods with up to "
-        f"{number_word(most, 'seed')}; with one seed there is no verdict."
-    )
-    if grpo := [*runs.get("grpo", {}).values()]:
-        start, end = (
-            [np.mean([run.at(key, step(run)).mean() for run in grpo]) for key in ("pass@1", "pass@32")]
-            for step in (lambda run: 0, lambda run: run.horizon)
-        )
-        entropy = [np.mean([run.training["entropy"][at] for run in grpo]) for at in (0, -1)]
-        best = ", ".join(f"{run.steps[run.best()]}" for run in grpo)
-        yield (
-            f"GRPO ({number_word(len(grpo), 'seed')}) takes pass@1 from {start[0]:.2f} to {end[0]:.2f} and pass@32 "
-            f"from {start[1]:.2f} to {end[1]:.2f}, while entropy falls from {entropy[0]:.2f} to {entropy[1]:.2f}; its "
-            f"best evaluation by pass@1 is at step {best}."
-        )
-
-
-def of_ends(runs: Regime) -> Iterator[str]:
-    """Who ends highest of the arms with the most seeds, two arms at least, without a verdict; what was drawn for it."""
-    by_seeds = sorted((len(seeds) for arm, seeds in runs.items() if arm != STOPPED), reverse=True)
-    if len(by_seeds) < 2:
-        return
-    least = by_seeds[1]
-    some = {arm: [*seeds.values()] for arm, seeds in runs.items() if len(seeds) >= least and arm != STOPPED}
-    ends = {
-        arm: {key: np.mean([run.at(key, run.horizon).mean() for run in mine]) for key in MARGINS}
-        for arm, mine in some.items()
-    }
-    highest: dict[str, list[str]] = {}
-    for key in ("pass@1", "pass@32", "coverage"):
-        arm = max(ends, key=lambda arm: ends[arm][key])
-        highest.setdefault(arm, []).append(f"{key} ({ends[arm][key]:.2f})")
-    words = ", ".join(f"`{arm}` in {' and '.join(outcomes)}" for arm, outcomes in highest.items())
-    yield f"Of {len(some)} arms with {number_word(least, 'seed')} or more, the highest mean at the end has {words}."
-    if "grpo" in some:
-        drawn = {arm: np.mean([run.drawn("samples") for run in mine]) for arm, mine in some.items()}
-        ratios = {arm: number / drawn["grpo"] for arm, number in drawn.items() if number > 1.1 * drawn["grpo"]}
-        if ratios:
-            words = ", ".join(f"`{arm}` {ratio:.1f}" for arm, ratio in ratios.items())
-            yield f"Times GRPO's samples that dynamic sampling draws in as many steps: {words}."
-
-
-def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
-    """How many promises came out how, and whose. What a destroyed policy keeps is not counted among the reproduced."""
-    decided = [one for one in judged if one.found and one.found.seeds > 1 and one.claim.direction]
-    hollow = "reproduced by a destroyed policy"
-
-    def came_out(one: Judged) -> str:
-        word = one.verdict.partition(",")[0]
-        return hollow if word == "reproduced" and one.verdict.endswith(DESTROYED) else word
-
-    counts = {
-        word: [one for one in decided if came_out(one) == word]
-        for word in ("reproduced", hollow, "contradicted", "no effect", "inconclusive")
-    }
-    if decided:
-        said = [
-            f"{len(some)} {'is' if len(some) == 1 else 'are'} {word}"
-            + (f" ({listed([one.arm for one in some])})" if word not in ("no effect", "inconclusive") else "")
-            for word, some in counts.items()
-            if some
-        ]
-        hopeless = sum(would_take(one, number_of_tests(judged)) == "more problems" for one in decided)
-        yield (
-            f"Of {number_word(len(decided), 'promise')} with two or more seeds, {', '.join(said)}"
-            + (f"; for {hopeless} of these a hundred seeds would not do on these problems." if hopeless else ".")
-        )
-
-
-def of_effects(runs: Regime) -> Iterator[str]:
-    """Which arms end higher or lower than their bases, after the correction; the largest effects first."""
-    tested = [one for some in against_bases(runs, "off-policy").values() for one in some]
-    if not any(one.found and one.found.seeds > 1 for one in tested):
-        return
-    words = []
-    for outcome in MARGINS:
-        some = [one for one in tested if one.found and one.found.outcome == outcome]
-        some.sort(key=lambda one: -abs(one.found.mean))
-        sides = {word: [one.arm for one in some if one.verdict.startswith(word)] for word in ("higher", "lower")}
-        said = ", ".join(f"{word} for {listed(arms)}" for word, arms in sides.items() if arms)
-        words += [f"{outcome} is {said}"] if said else []
-    yield f"Beside its base at the end, {'; '.join(words) or 'no arm differs after the correction'}."
-
-
-def of_controls(runs: Regime) -> Iterator[str]:
-    """Whether methods differ from random selection or shuffled weights."""
-    controls = against_controls(runs, "off-policy")
-    tested = {pair: some for pair, some in controls.items() if some[0].found and some[0].found.seeds > 1}
-    if placebo := [pair for pair in tested if re.search("random|shuffled", pair[1])]:
-        unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
-        yield (
-            f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "
-            f"{len(unshown)} do not differ from it: {listed(unshown)}."
-        )
-
-
-def of_destruction(runs: Regime) -> Iterator[str]:
-    """Which runs lose half of the pass@1 that they began with, and when."""
-    gone = {
-        arm: [step for run in some.values() if (step := run.destroyed()) is not None]
-        for arm, some in runs.items()
-        if arm != STOPPED
-    }
-    words = [
-        f"`{arm}` ({len(steps)} of {number_word(len(runs[arm]), 'run')}, from step {min(steps)})"
-        for arm, steps in gone.items()
-        if steps
-    ]
-    if words:
-        yield f"Runs with pass@1 under half of the start's: {', '.join(words)}."
-
-
-def of_started(started: Regime) -> Iterator[str]:
-    """The same methods from GRPO's checkpoint."""
-    if "nsr" in started and "grpo" in started:
-        ends = {
-            arm: np.mean([r.at("pass@1", r.horizon).mean() for r in started[arm].values()]) for arm in ("nsr", "grpo")
-        }
-        begun = np.mean([run.at("pass@1", 0).mean() for run in started["nsr"].values()])
-        gone = sum(run.destroyed() is not None for run in started["nsr"].values())
-        yield (
-            f"From GRPO's checkpoint (pass@1 {begun:.2f}) `nsr` ends at {ends['nsr']:.2f} where GRPO goes on to "
-            f"{ends['grpo']:.2f}; {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
-        )
-
-
-def of_law(records: Sequence[dict]) -> Iterator[str]:
-    """What the law R = -a exp(H) + b can tell of the end from the first part of a run."""
-    share = law.SHARES[0]
-    if some := [row for row in law.guesses_of(records) if row["share"] == share]:
-        error = {name: np.median(law.misses(some, name)) for name in ("law", "ceiling", "last value")}
-        yield (
-            f"R = -a exp(H) + b, fitted on the first {share:.0%} of a run, is off by {error['ceiling']:.2f} (median of "
-            f"{number_word(len(some), 'run')}) as a forecast of the reward at the end, the reward at that "
-            f"point by {error['last value']:.2f}; told the entropy at the end, by {error['law']:.2f}."
-        )
-
-
-def sentences(args: Args, runs: dict[str, Regime]) -> list[str]:
-    """At most ten, each there only if the runs carry it."""
-    if not any(runs.values()):
-        return ["No run of the comparison is kept yet."]
-    off = runs["off-policy"]
-    parts = (
-        of_runs(off),
-        of_ends(off),
-        of_promises(promises(runs)),
-        of_effects(off),
-        of_controls(off),
-        of_destruction(off),
-        of_started(load_group(args.rows, "from-grpo")),
-        of_law(law.kept_runs(args.rows)),
-    )
-    return [sentence for part in parts for sentence in part][:10]
-
-
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 HEAD = """# What the papers promise, and what the runs through the collapse show
@@ -697,7 +417,7 @@ def made_with(runs: dict[str, Regime]) -> str:
 def page(args: Args, runs: dict[str, Regime]) -> str:
     lines = [
         HEAD.format(
-            sentences="\n".join(f"- {sentence}" for sentence in sentences(args, runs)),
+            sentences="\n".join(f"- {sentence}" for sentence in sentences.of_all(args.rows, runs)),
             made=made_with(runs),
             level=LEVEL,
             margins=", ".join(f"{outcome} {margin}" for outcome, margin in MARGINS.items()),
@@ -726,7 +446,7 @@ def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
     """Put the sentences, the figure where there is one, and the first table between the README's two marks."""
     path = f"{RESULTS.relative_to(ROOT)}/off-policy-first.png"
     picture = f"![pass@32 against pass@1, and entropy, of the first methods]({path})\n\n"
-    said = "\n".join(f"- {sentence}" for sentence in sentences(args, runs))
+    said = "\n".join(f"- {sentence}" for sentence in sentences.of_all(args.rows, runs))
     table = "\n".join(first_table(runs["off-policy"], [*ON_POLICY, STOPPED]))
     put_between(ROOT / "README.md", "claims", f"{said}\n\n{picture * bool(runs['off-policy'])}{table}")
 
@@ -737,7 +457,7 @@ def main(args: Args) -> None:
     (args.out / "CLAIMS.md").write_text(page(args, runs))
     if args.out == RESULTS:
         show_in_readme(args, runs)
-    print("\n".join(sentences(args, runs)))
+    print("\n".join(sentences.of_all(args.rows, runs)))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.claims import Judged, number
+from benchmarks.claims import number
 from benchmarks.figures import curve
+from benchmarks.judging import Judged
 from benchmarks.plot import finite, over_runs
 from benchmarks.readings import MARGINS, Regime, Run, base_of
 from benchmarks.report import plus_minus

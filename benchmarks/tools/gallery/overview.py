@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from benchmarks import methods
-from benchmarks.claims import Judged
 from benchmarks.gallery import charts
 from benchmarks.gallery.algorithms import Algorithm
+from benchmarks.judging import Judged
 from benchmarks.readings import MARGINS, Regime, Run
 
 # What a method's runs say of it in a word, and what the word means. In the order of the filter.

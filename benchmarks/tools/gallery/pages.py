@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
 
-from benchmarks import claims, methods
-from benchmarks.claims import Judged
+from benchmarks import claims, judging, methods
 from benchmarks.gallery import charts, diffs, equations, overview, weights
 from benchmarks.gallery.algorithms import Algorithm, load_all
 from benchmarks.gallery.site import Page, highlighted
+from benchmarks.judging import Judged
 from benchmarks.readings import Regime, load
 from tests import sync
 
@@ -99,10 +99,10 @@ def difference(old: Algorithm, new: Algorithm) -> dict:
 def judged_by_method(runs: dict[str, Regime]) -> dict[tuple[str, str], list[Judged]]:
     """(regime, method) -> its promises, and below them its primary outcomes where it was run beside its base."""
     found = defaultdict(list)
-    for one in claims.promises(runs):
+    for one in judging.promises(runs):
         found[one.regime, one.arm].append(one)
     for regime, some in runs.items():
-        for (arm, _), outcomes in claims.against_bases(some, regime).items():
+        for (arm, _), outcomes in judging.against_bases(some, regime).items():
             found[regime, arm] += [one for one in outcomes if one.found]
     return found
 

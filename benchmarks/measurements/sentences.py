@@ -1,0 +1,195 @@
+"""The comparison through the collapse in ten sentences, each of which follows from the runs by rule."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import law
+from benchmarks.collapse import ARMS
+from benchmarks.judging import (
+    DESTROYED,
+    Judged,
+    against_bases,
+    against_controls,
+    number_of_tests,
+    planned,
+    promises,
+    would_take,
+)
+from benchmarks.readings import MARGINS, STOPPED, Regime, load_group
+
+
+def listed(arms: Sequence[str], most: int = 6) -> str:
+    """`a`, `b` and `c`; of more than `most` the first ones and how many there are besides."""
+    quoted = [f"`{arm}`" for arm in dict.fromkeys(arms)]
+    if len(quoted) > most:
+        quoted[most - 1 :] = [f"{len(quoted) - most + 1} more"]
+    return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + (quoted[-1] if quoted else "none")
+
+
+def number_word(count: int, one: str) -> str:
+    """3 seeds, 1 seed."""
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
+def of_runs(runs: Regime) -> Iterator[str]:
+    """How much was run, and where GRPO goes."""
+    done = [arm for arm in planned("off-policy") if arm in runs and arm != STOPPED]
+    most = max(map(len, runs.values()), default=0)
+    yield (
+        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, the first methods with up to "
+        f"{number_word(most, 'seed')}; with one seed there is no verdict."
+    )
+    if grpo := [*runs.get("grpo", {}).values()]:
+        start, end = (
+            [np.mean([run.at(key, step(run)).mean() for run in grpo]) for key in ("pass@1", "pass@32")]
+            for step in (lambda run: 0, lambda run: run.horizon)
+        )
+        entropy = [np.mean([run.training["entropy"][at] for run in grpo]) for at in (0, -1)]
+        best = ", ".join(f"{run.steps[run.best()]}" for run in grpo)
+        yield (
+            f"GRPO ({number_word(len(grpo), 'seed')}) takes pass@1 from {start[0]:.2f} to {end[0]:.2f} and pass@32 "
+            f"from {start[1]:.2f} to {end[1]:.2f}, while entropy falls from {entropy[0]:.2f} to {entropy[1]:.2f}; its "
+            f"best evaluation by pass@1 is at step {best}."
+        )
+
+
+def of_ends(runs: Regime) -> Iterator[str]:
+    """Who ends highest of the arms with the most seeds, two arms at least, without a verdict; what was drawn for it."""
+    by_seeds = sorted((len(seeds) for arm, seeds in runs.items() if arm != STOPPED), reverse=True)
+    if len(by_seeds) < 2:
+        return
+    least = by_seeds[1]
+    some = {arm: [*seeds.values()] for arm, seeds in runs.items() if len(seeds) >= least and arm != STOPPED}
+    ends = {
+        arm: {key: np.mean([run.at(key, run.horizon).mean() for run in mine]) for key in MARGINS}
+        for arm, mine in some.items()
+    }
+    highest: dict[str, list[str]] = {}
+    for key in ("pass@1", "pass@32", "coverage"):
+        arm = max(ends, key=lambda arm: ends[arm][key])
+        highest.setdefault(arm, []).append(f"{key} ({ends[arm][key]:.2f})")
+    words = ", ".join(f"`{arm}` in {' and '.join(outcomes)}" for arm, outcomes in highest.items())
+    yield f"Of {len(some)} arms with {number_word(least, 'seed')} or more, the highest mean at the end has {words}."
+    if "grpo" in some:
+        drawn = {arm: np.mean([run.drawn("samples") for run in mine]) for arm, mine in some.items()}
+        ratios = {arm: number / drawn["grpo"] for arm, number in drawn.items() if number > 1.1 * drawn["grpo"]}
+        if ratios:
+            words = ", ".join(f"`{arm}` {ratio:.1f}" for arm, ratio in ratios.items())
+            yield f"Times GRPO's samples that dynamic sampling draws in as many steps: {words}."
+
+
+def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
+    """How many promises came out how, and whose. What a destroyed policy keeps is not counted among the reproduced."""
+    decided = [one for one in judged if one.found and one.found.seeds > 1 and one.claim.direction]
+    hollow = "reproduced by a destroyed policy"
+
+    def came_out(one: Judged) -> str:
+        word = one.verdict.partition(",")[0]
+        return hollow if word == "reproduced" and one.verdict.endswith(DESTROYED) else word
+
+    counts = {
+        word: [one for one in decided if came_out(one) == word]
+        for word in ("reproduced", hollow, "contradicted", "no effect", "inconclusive")
+    }
+    if decided:
+        said = [
+            f"{len(some)} {'is' if len(some) == 1 else 'are'} {word}"
+            + (f" ({listed([one.arm for one in some])})" if word not in ("no effect", "inconclusive") else "")
+            for word, some in counts.items()
+            if some
+        ]
+        hopeless = sum(would_take(one, number_of_tests(judged)) == "more problems" for one in decided)
+        yield (
+            f"Of {number_word(len(decided), 'promise')} with two or more seeds, {', '.join(said)}"
+            + (f"; for {hopeless} of these a hundred seeds would not do on these problems." if hopeless else ".")
+        )
+
+
+def of_effects(runs: Regime) -> Iterator[str]:
+    """Which arms end higher or lower than their bases, after the correction; the largest effects first."""
+    tested = [one for some in against_bases(runs, "off-policy").values() for one in some]
+    if not any(one.found and one.found.seeds > 1 for one in tested):
+        return
+    words = []
+    for outcome in MARGINS:
+        some = [one for one in tested if one.found and one.found.outcome == outcome]
+        some.sort(key=lambda one: -abs(one.found.mean))
+        sides = {word: [one.arm for one in some if one.verdict.startswith(word)] for word in ("higher", "lower")}
+        said = ", ".join(f"{word} for {listed(arms)}" for word, arms in sides.items() if arms)
+        words += [f"{outcome} is {said}"] if said else []
+    yield f"Beside its base at the end, {'; '.join(words) or 'no arm differs after the correction'}."
+
+
+def of_controls(runs: Regime) -> Iterator[str]:
+    """Whether methods differ from random selection or shuffled weights."""
+    controls = against_controls(runs, "off-policy")
+    tested = {pair: some for pair, some in controls.items() if some[0].found and some[0].found.seeds > 1}
+    if placebo := [pair for pair in tested if re.search("random|shuffled", pair[1])]:
+        unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
+        yield (
+            f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "
+            f"{len(unshown)} do not differ from it: {listed(unshown)}."
+        )
+
+
+def of_destruction(runs: Regime) -> Iterator[str]:
+    """Which runs lose half of the pass@1 that they began with, and when."""
+    gone = {
+        arm: [step for run in some.values() if (step := run.destroyed()) is not None]
+        for arm, some in runs.items()
+        if arm != STOPPED
+    }
+    words = [
+        f"`{arm}` ({len(steps)} of {number_word(len(runs[arm]), 'run')}, from step {min(steps)})"
+        for arm, steps in gone.items()
+        if steps
+    ]
+    if words:
+        yield f"Runs with pass@1 under half of the start's: {', '.join(words)}."
+
+
+def of_started(started: Regime) -> Iterator[str]:
+    """The same methods from GRPO's checkpoint."""
+    if "nsr" in started and "grpo" in started:
+        ends = {
+            arm: np.mean([r.at("pass@1", r.horizon).mean() for r in started[arm].values()]) for arm in ("nsr", "grpo")
+        }
+        begun = np.mean([run.at("pass@1", 0).mean() for run in started["nsr"].values()])
+        gone = sum(run.destroyed() is not None for run in started["nsr"].values())
+        yield (
+            f"From GRPO's checkpoint (pass@1 {begun:.2f}) `nsr` ends at {ends['nsr']:.2f} where GRPO goes on to "
+            f"{ends['grpo']:.2f}; {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
+        )
+
+
+def of_law(records: Sequence[dict]) -> Iterator[str]:
+    """What the law R = -a exp(H) + b can tell of the end from the first part of a run."""
+    share = law.SHARES[0]
+    if some := [row for row in law.guesses_of(records) if row["share"] == share]:
+        error = {name: np.median(law.misses(some, name)) for name in ("law", "ceiling", "last value")}
+        yield (
+            f"R = -a exp(H) + b, fitted on the first {share:.0%} of a run, is off by {error['ceiling']:.2f} (median of "
+            f"{number_word(len(some), 'run')}) as a forecast of the reward at the end, the reward at that "
+            f"point by {error['last value']:.2f}; told the entropy at the end, by {error['law']:.2f}."
+        )
+
+
+def of_all(rows: Path, runs: dict[str, Regime]) -> list[str]:
+    """At most ten, each there only if the runs carry it."""
+    if not any(runs.values()):
+        return ["No run of the comparison is kept yet."]
+    off = runs["off-policy"]
+    parts = (
+        of_runs(off),
+        of_ends(off),
+        of_promises(promises(runs)),
+        of_effects(off),
+        of_controls(off),
+        of_destruction(off),
+        of_started(load_group(rows, "from-grpo")),
+        of_law(law.kept_runs(rows)),
+    )
+    return [sentence for part in parts for sentence in part][:10]
