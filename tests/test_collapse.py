@@ -224,6 +224,32 @@ def test_runs_from_grpo_begin_at_its_first_good_checkpoint(tiny: Args, monkeypat
     assert collapse.named(ROOT / "runs" / "x") == "runs/x"
 
 
+def test_runs_from_two_starts_are_not_mixed(tiny: Args, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another processor, whose GRPO has other evaluations; where no run has begun yet, the new one is kept."""
+    args = dataclasses.replace(tiny, arms=("grpo",), regimes=("from-grpo",), seeds=(1,))
+    monkeypatch.setattr(collapse, "ENOUGH", 0.0)
+    collapse.make_start(args)
+    file = collapse.start_job(args, 0).file(args)
+    kept = json.loads(file.read_text())
+    other = json.dumps(kept | {"evaluations": kept["evaluations"][:1]})
+    file.write_text(other)
+    collapse.make_start(args)
+    assert json.loads(file.read_text()) == kept
+    file.with_name("grpo-s1.json").write_text("{}")
+    collapse.make_start(args)  # the same once more
+    file.write_text(other)
+    with pytest.raises(SystemExit, match=r"not the run whose checkpoint the 1 others in .*from-grpo began at"):
+        collapse.make_start(args)
+    assert file.read_text() == other
+
+
+def test_kept_runs_from_grpo_began_at_one_policy() -> None:
+    kept = [json.loads(path.read_text()) for path in (collapse.ROWS / "from-grpo").glob("*.json")]
+    begun = {(run["evaluations"][0]["right"], run["evaluations"][0]["distinct"]) for run in kept if not run["setting"]}
+    end = {(run["evaluations"][-1]["right"], run["evaluations"][-1]["distinct"]) for run in kept if run["setting"]}
+    assert begun <= end and len(end) <= 1
+
+
 def test_a_run_of_another_plan_begins_anew(tiny: Args) -> None:
     one = collapse.main_job(tiny, "off-policy", "entropic", 3)
     directory = tiny.work / one.name

@@ -311,7 +311,8 @@ def execute(args: Args, one: Job, command: list[str]) -> tuple[int, str, int]:
 def make_start(args: Args) -> None:
     """Train GRPO until an evaluation is good enough, and keep its record. Checkpoints stay in the work folder alone.
 
-    50 steps at a time: a longer run is its shorter one, gone on with.
+    50 steps at a time: a longer run is its shorter one, gone on with. On another processor it may come out otherwise:
+    raises SystemExit where kept runs began elsewhere, as a comparison is of runs from one start.
     """
     every = HORIZON["eval_every"]
     directory = (args.work / start_job(args, 0).name).absolute()
@@ -328,8 +329,15 @@ def make_start(args: Args) -> None:
                 raise SystemExit(f"{one.name}: stopped ({status}) {reason}")
         record = compact(directory, one, None, 0, None)
         if record["evaluations"][-1]["pass@1"] >= ENOUGH:
-            one.file(args).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(one.file(args), as_lines(record))
+            file = one.file(args)
+            begun = [path for path in file.parent.glob("*.json") if path != file]
+            if begun and file.exists() and json.loads(file.read_text())["evaluations"] != record["evaluations"]:
+                raise SystemExit(
+                    f"{one.name}: as made here it is not the run whose checkpoint the {len(begun)} others in "
+                    f"{file.parent} began at; without them the group can be made anew"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, as_lines(record))
             return
     raise SystemExit(f"{one.name}: no evaluation in {steps} steps has pass@1 of {ENOUGH} or more")
 
