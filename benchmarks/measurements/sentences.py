@@ -131,7 +131,7 @@ def of_controls(runs: Regime) -> Iterator[str]:
         unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
         yield (
             f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "
-            f"{len(unshown)} do not differ from it: {listed(unshown)}."
+            f"{len(unshown)} {'does' if len(unshown) == 1 else 'do'} not differ from it: {listed(unshown)}."
         )
 
 
