@@ -24,7 +24,7 @@ def runs() -> Regime:
         return read(record(passed.get(arm, [[2, 1], [3, 2], [3, 3]]), arm, seed, entropy=entropy))
 
     arms = ("grpo", "grpo, mixed groups", "clip_cov", "maxrl", "nsr")
-    return {arm: {seed: run(arm, seed) for seed in (1, 2)} for arm in arms}
+    return Regime({arm: {seed: run(arm, seed) for seed in (1, 2)} for arm in arms})
 
 
 @pytest.fixture
@@ -40,15 +40,33 @@ def names(axis: plt.Axes) -> list[str]:
 
 
 def test_a_destroyed_arm_has_a_panel_of_its_own(runs: Regime) -> None:
-    assert [*figures.panels(runs)] == [("baseline", ["maxrl"]), ("token weight", ["clip_cov"]), ("destroyed", ["nsr"])]
+    assert [*figures.panels(runs, figures.families(runs))] == [
+        ("baseline", "grpo", ["maxrl"]),
+        ("token weight", "grpo", ["clip_cov"]),
+        ("destroyed", "grpo", ["nsr"]),
+    ]
     del runs["nsr"]
-    assert [title for title, _ in figures.panels(runs)] == ["baseline", "token weight"]
+    assert [title for title, *_ in figures.panels(runs, figures.families(runs))] == ["baseline", "token weight"]
+
+
+def test_controls_stand_beside_their_methods(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:
+    """Each panel has the method, its controls and its base in ink; what GRPO's flags change has one too."""
+    assert not figures.controls(runs)
+    runs |= {"clip_cov, random selection": runs["maxrl"], "grpo, rows split": runs["maxrl"]}
+    runs |= {"grpo, random reward": runs["nsr"]}
+    assert [*figures.panels(runs, figures.controls(runs))] == [
+        ("grpo", "grpo", ["grpo, rows split"]),
+        ("clip_cov", "grpo, mixed groups", ["clip_cov", "clip_cov, random selection"]),
+        ("destroyed", "grpo", ["grpo, random reward"]),
+    ]
+    figures.draw_all(runs, "off-policy", tmp_path)
+    assert names(drawn[-1].axes[1]) == ["grpo, mixed groups", "clip_cov", "clip_cov, random selection"]
 
 
 def test_a_family_of_many_is_parted_evenly(runs: Regime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "MOST_LINES", 2)
     runs |= dict.fromkeys(("passk", "opo"), runs["maxrl"])
-    assert [(title, len(arms)) for title, arms in figures.panels(runs)][:2] == [
+    assert [(title, len(arms)) for title, _, arms in figures.panels(runs, figures.families(runs))][:2] == [
         ("baseline (1)", 2),
         ("baseline (2)", 1),
     ]

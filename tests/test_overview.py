@@ -41,6 +41,7 @@ def some_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         keep(rows, arm, seeds, entropy=FALLING)
     keep(rows, "entropic", 3, entropy=[*np.linspace(0.3, 1.2, 20)])  # higher than promised: far from its target
     keep(rows, "gmpo", 3, entropy=[0.3] * 20)
+    keep(rows, "kl_cov, random selection", 2, entropy=FALLING)
     keep(rows, "steer", 3, entropy=FALLING)
     keep(rows, "opo", 1, "on-policy", entropy=FALLING)
     return rows
@@ -63,6 +64,7 @@ def test_verdicts_in_a_word(some_runs: Path, monkeypatch: pytest.MonkeyPatch) ->
         "opo": "no verdict yet",
     }
     assert found["maxrl"].words == "one seed yet: no verdict" and found["gmpo"].words == "entropy higher"
+    assert found["kl_cov"].words == "no effect; not told from its control" and found["dapo"].words == "no effect"
     assert found["vapo"].words == "not run yet" and not found["vapo"].sparks and found["vapo"].ends is None
     assert set(verdicts.values()) < set(overview.VERDICTS)
 

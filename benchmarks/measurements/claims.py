@@ -9,7 +9,6 @@ has no interval and so no verdict. The README shows the first table between two 
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from benchmarks.judging import (
     against_bases,
     against_controls,
     compared,
+    decides,
     family_of,
     number_of_tests,
     planned,
@@ -153,7 +153,7 @@ def control_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]]) -> 
         elif differs:
             word = f"differs in {', '.join(differs)}"
         else:
-            word = "idea not shown" if re.search("random|shuffled", control) else "no difference shown"
+            word = "idea not shown" if decides(control) else "no difference shown"
         rows.append((method, control, outcomes[0].found.seeds, *(number(one.found) for one in outcomes), word))
     return markdown(("method", "less its control", "seeds", *MARGINS, "verdict"), rows) if rows else []
 
@@ -318,6 +318,14 @@ the seeds that would decide it, were effect and variances as estimated, or more 
 do.
 """
 
+CONTROLS = """![pass@32 against pass@1, of methods and their controls]({regime}-controls-front.png)
+
+![entropy, of methods and their controls]({regime}-controls-entropy.png)
+
+A control answers before the paper does: a method that does not differ from its own with random selection or shuffled
+weights has not shown its idea, whatever it does against its base.
+"""
+
 FRONT = """![pass@32 against pass@1]({regime}-front.png)
 
 Both are of samples at temperature 1, that of the rollouts. At a lower one pass@1 rises and pass@32 falls for the same
@@ -394,8 +402,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     lines += titled(
         "Methods less their controls",
         control_table(runs, against_controls(runs, regime)),
-        "A control answers before the paper does: a method that does not differ from its own with random "
-        "selection or shuffled weights has not shown its idea, whatever it does against its base.",
+        CONTROLS.format(regime=regime).rstrip(),
     )
     lines += titled("Other readings", other_readings(runs, regime), "Without verdicts.")
     lines += titled("Secondary outcomes", secondary_table(runs, regime))

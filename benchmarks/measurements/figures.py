@@ -14,15 +14,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.collapse import ON_POLICY
+from benchmarks.judging import own_controls
 from benchmarks.methods import FAMILIES, METHODS
 from benchmarks.plot import DASHES, PALETTE, band
-from benchmarks.readings import Regime, Run
+from benchmarks.readings import Regime, Run, base_of
 from common.curves import INK, MUTED, STYLE
 
 MOST_LINES = 7  # in one panel
 ROOM = 0.06  # of a frame's height and width, around what it holds
+Groups = dict[str, tuple[str, list[str]]]  # title of a panel -> the arm in ink, and the others
 Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
-FIGURES = {  # name -> title, labels of the axes
+FIGURES = {  # outcome -> title, labels of the axes
     "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
     "entropy": (
         "Entropy of the rollouts, mean over 25 steps; band: one standard deviation over seeds",
@@ -33,6 +35,9 @@ FIGURES = {  # name -> title, labels of the axes
         ("step", "coverage"),
     ),
 }
+
+
+CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
 
 
 # --- One arm in a panel -----------------------------------------------------------------------------------------------
@@ -67,41 +72,56 @@ def drawing(name: str) -> Draw:
     return front if name == "front" else over_steps(name)
 
 
-# --- Small multiples by family ----------------------------------------------------------------------------------------
+# --- Small multiples --------------------------------------------------------------------------------------------------
 
 
-def panels(runs: Regime) -> Iterator[tuple[str, list[str]]]:
-    """Title and methods of each panel: the families that were run, in parts of at most MOST_LINES, then the destroyed.
+def families(runs: Regime) -> Groups:
+    """The methods of each family beside GRPO."""
+    shown = [arm for arm in METHODS if arm in runs and arm != "grpo"]
+    return {family: ("grpo", [arm for arm in shown if METHODS[arm].family == family]) for family in FAMILIES}
+
+
+def controls(runs: Regime) -> Groups:
+    """What GRPO's flags change, and each method with its own controls beside its base."""
+    of_grpo = [arm for arm in METHODS["grpo"].arms if arm in runs and arm != "grpo"]
+    groups = {"grpo": ("grpo", of_grpo)} if of_grpo else {}
+    for method in METHODS:
+        if own := [arm for arm in own_controls(method) if arm in runs]:
+            groups[method] = (base_of(method), [arm for arm in (method, *own) if arm in runs])
+    return groups
+
+
+def panels(runs: Regime, groups: Groups) -> Iterator[tuple[str, str, list[str]]]:
+    """Title, arm in ink and others of each panel: the groups in parts of at most MOST_LINES, then the destroyed.
 
     The last one's title is "destroyed"; it is there if an arm is.
     """
-    shown = [arm for arm in METHODS if arm in runs and arm != "grpo"]
-    gone = [arm for arm in shown if destroyed(runs, arm)]
-    kept = {family: [a for a in shown if METHODS[a].family == family and a not in gone] for family in FAMILIES}
-    for title, arms in (kept | {"destroyed": gone}).items():
+    gone = [arm for _, arms in groups.values() for arm in arms if destroyed(runs, arm)]
+    kept = {title: (ink, [arm for arm in arms if arm not in gone]) for title, (ink, arms) in groups.items()}
+    for title, (ink, arms) in (kept | {"destroyed": ("grpo", gone)}).items():
         size = -(-len(arms) // max(1, -(-len(arms) // MOST_LINES)))  # so that the parts are about equal
         parts = [arms[i : i + size] for i in range(0, len(arms), max(1, size))]
         for index, part in enumerate(parts, 1):
-            yield title + (f" ({index})" if len(parts) > 1 else ""), part
+            yield title + (f" ({index})" if len(parts) > 1 else ""), ink, part
 
 
-def small_multiples(runs: Regime, title: str, labels: tuple[str, str], path: Path, draw: Draw) -> None:
-    """One panel for each family, GRPO in every one; `draw(axis, arm's runs, look)` draws a method."""
-    shown = [*panels(runs)] or [("baseline", [])]
+def small_multiples(runs: Regime, groups: Groups, title: str, labels: tuple[str, str], path: Path, draw: Draw) -> None:
+    """One panel for each group; `draw(axis, arm's runs, look)` draws an arm."""
+    shown = [*panels(runs, groups)] or [("baseline", "grpo", [])]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     size = (4.3 * columns + 0.4, 3.5 * lines + 0.5)
     with plt.rc_context(STYLE | {"font.size": 10}):
         figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
-        for axis, (name, arms) in zip(axes.flat, shown, strict=False):
-            draw(axis, [*runs.get("grpo", {}).values()], {"color": INK, "label": "grpo", "linestyle": "-"})
+        for axis, (name, ink, arms) in zip(axes.flat, shown, strict=False):
+            draw(axis, [*runs.get(ink, {}).values()], {"color": INK, "label": ink, "linestyle": "-"})
             for index, arm in enumerate(arms):
                 look = {"color": PALETTE[index], "label": arm, "linestyle": DASHES[(index + 1) % len(DASHES)]}
                 draw(axis, [*runs[arm].values()], look)
             own_scale = name.startswith("destroyed")
             axis.set(title=f"{name}, on a scale of its own" if own_scale else name)
             axis.legend(fontsize=8, handlelength=2.6, frameon=True, framealpha=0.8, edgecolor="none")
-        share([axis for axis, (name, _) in zip(axes.flat, shown, strict=False) if not name.startswith("destroyed")])
+        share([axis for axis, (name, *_) in zip(axes.flat, shown, strict=False) if not name.startswith("destroyed")])
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
         figure.supxlabel(labels[0], fontsize=10)
@@ -161,8 +181,11 @@ def first_methods(runs: Regime, path: Path) -> None:
 
 
 def draw_all(runs: Regime, regime: str, out: Path) -> None:
-    """<regime>-first.png, and small multiples of each of FIGURES."""
+    """<regime>-first.png, and small multiples: FIGURES by family, CONTROLLED by method where a control was run."""
     first_methods(runs, out / f"{regime}-first.png")
-    for name, (title, labels) in FIGURES.items():
-        path = out / f"{regime}-{name}.png"
-        small_multiples(runs, f"{regime.capitalize()}. {title}", labels, path, drawing(name))
+    some = controls(runs)
+    todo = [(families(runs), name, f"{regime}-{name}.png") for name in FIGURES]
+    todo += [(some, name, f"{regime}-controls-{name}.png") for name in CONTROLLED if some]
+    for groups, name, file in todo:
+        title, labels = FIGURES[name]
+        small_multiples(runs, groups, f"{regime.capitalize()}. {title}", labels, out / file, drawing(name))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.collapse import ARMS, ON_POLICY, REGIMES
 from benchmarks.methods import FAMILIES, METHODS, Claim
+from benchmarks.methods import method as record_of
 from benchmarks.readings import LEVEL, MARGINS, OUTCOMES, STOPPED, Effect, Regime, base_of, effect, judge, seeds_for
 
 DESTROYED = ", policy destroyed"  # after the verdict of a method with such a run: an entropy kept so is no success
@@ -87,7 +88,12 @@ def against_bases(runs: Regime, regime: str) -> dict[tuple[str, str], list[Judge
 
 def own_controls(method: str) -> list[str]:
     """Arms of a method with a part of it changed; those in GRPO's name are no method's."""
-    return [arm for arm in METHODS[method].arms if arm.startswith(f"{method}, ") and method != "grpo"]
+    return [arm for arm in record_of(method).arms if arm.startswith(f"{method}, ") and method != "grpo"]
+
+
+def decides(control: str) -> bool:
+    """Whether a control answers before the paper does: it draws at random, or shuffles, what the method chooses."""
+    return "random" in control or "shuffled" in control
 
 
 def against_controls(runs: Regime, regime: str) -> dict[tuple[str, str], list[Judged]]:

@@ -1,6 +1,5 @@
 """The comparison through the collapse in ten sentences, each of which follows from the runs by rule."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from benchmarks.judging import (
     Judged,
     against_bases,
     against_controls,
+    decides,
     number_of_tests,
     planned,
     promises,
@@ -127,7 +127,7 @@ def of_controls(runs: Regime) -> Iterator[str]:
     """Whether methods differ from random selection or shuffled weights."""
     controls = against_controls(runs, "off-policy")
     tested = {pair: some for pair, some in controls.items() if some[0].found and some[0].found.seeds > 1}
-    if placebo := [pair for pair in tested if re.search("random|shuffled", pair[1])]:
+    if placebo := [pair for pair in tested if decides(pair[1])]:
         unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
         yield (
             f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "

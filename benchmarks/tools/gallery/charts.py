@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.claims import number
 from benchmarks.figures import curve
-from benchmarks.judging import Judged
+from benchmarks.judging import Judged, decides, own_controls
 from benchmarks.plot import finite, over_runs
 from benchmarks.readings import MARGINS, Regime, Run, base_of
 from benchmarks.report import plus_minus
@@ -25,8 +25,12 @@ SPARK_POINTS = 24
 
 
 def shown(runs: Regime, method: str, judged: list[Judged]) -> dict[str, list[Run]]:
-    """The runs of a method, of its base, and of what its promises are held against; none where it was not run."""
-    names = dict.fromkeys((method, base_of(method), *(one.base for one in judged)))
+    """The runs of a method, of its base, and of the control that decides or what its promises are held against.
+
+    None where it was not run.
+    """
+    controls = [control for control in own_controls(method) if decides(control)]
+    names = dict.fromkeys((method, base_of(method), *controls, *(one.base for one in judged)))
     arms = {name: [*runs[name].values()] for name in names if name in runs}
     return dict([*arms.items()][: len(COLORS)]) if method in runs else {}
 

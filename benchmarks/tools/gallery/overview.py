@@ -12,7 +12,7 @@ from markupsafe import Markup
 from benchmarks import methods
 from benchmarks.gallery import charts
 from benchmarks.gallery.algorithms import Algorithm
-from benchmarks.judging import Judged
+from benchmarks.judging import Judged, decides, own_controls
 from benchmarks.readings import MARGINS, Regime, Run
 
 # What a method's runs say of it in a word, and what the word means. In the order of the filter.
@@ -52,7 +52,15 @@ class Card:
 
 
 def verdict(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tuple[str, str]:
-    """Key of VERDICTS and the words for it: what is promised decides, else what is measured of the primary outcomes."""
+    """Key of VERDICTS and the words for it; where the method is not told from the control that decides, they say so."""
+    controls = own_controls(one.name)
+    word, words = verdict_beside_base(one, mine, [judgement for judgement in judged if judgement.base not in controls])
+    told = [j.says_more for j in judged if j.base in controls and decides(j.base) and j.found and j.found.seeds > 1]
+    return word, words + "; not told from its control" * bool(told and not any(told) and word != "destroyed")
+
+
+def verdict_beside_base(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tuple[str, str]:
+    """What is promised decides, else what is measured of the primary outcomes."""
     if not mine:
         return "not run", "not run yet"
     if not one.parent:

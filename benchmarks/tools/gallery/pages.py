@@ -97,13 +97,14 @@ def difference(old: Algorithm, new: Algorithm) -> dict:
 
 
 def judged_by_method(runs: dict[str, Regime]) -> dict[tuple[str, str], list[Judged]]:
-    """(regime, method) -> its promises, and below them its primary outcomes where it was run beside its base."""
+    """(regime, method) -> its promises, then its primary outcomes beside its base and its own controls, if run."""
     found = defaultdict(list)
     for one in judging.promises(runs):
         found[one.regime, one.arm].append(one)
     for regime, some in runs.items():
-        for (arm, _), outcomes in judging.against_bases(some, regime).items():
-            found[regime, arm] += [one for one in outcomes if one.found]
+        for table in (judging.against_bases, judging.against_controls):
+            for (arm, _), outcomes in table(some, regime).items():
+                found[regime, arm] += [one for one in outcomes if one.found]
     return found
 
 
