@@ -156,6 +156,9 @@ def test_a_verdict_on_a_destroyed_policy_says_so(tmp_path: Path) -> None:
     after = [one.verdict for one in judging.promises(load(tmp_path / "rows")) if one.found and one.arm == "nsr"]
     assert before and not any(verdict.endswith(judging.DESTROYED) for verdict in before)
     assert after and all(verdict.endswith(judging.DESTROYED) for verdict in after)
+    families = judging.against_bases(load(tmp_path / "rows")["off-policy"], "off-policy")
+    assert all(one.verdict.endswith(judging.DESTROYED) for one in families["nsr", "grpo"])
+    assert not any(one.verdict.endswith(judging.DESTROYED) for one in families[STOPPED, "grpo"])
 
 
 def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> None:

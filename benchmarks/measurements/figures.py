@@ -43,10 +43,6 @@ CONTROLLED = ("front", "entropy")  # of these, those that show methods beside th
 # --- One arm in a panel -----------------------------------------------------------------------------------------------
 
 
-def destroyed(some: Regime, arm: str) -> bool:
-    return any(run.destroyed() is not None for run in some[arm].values())
-
-
 def curve(run: Run, outcome: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a primary outcome over a run."""
     if outcome == "entropy":
@@ -96,7 +92,7 @@ def panels(runs: Regime, groups: Groups) -> Iterator[tuple[str, str, list[str]]]
 
     The last one's title is "destroyed"; it is there if an arm is.
     """
-    gone = [arm for _, arms in groups.values() for arm in arms if destroyed(runs, arm)]
+    gone = [arm for _, arms in groups.values() for arm in arms if runs.destroyed(arm)]
     kept = {title: (ink, [arm for arm in arms if arm not in gone]) for title, (ink, arms) in groups.items()}
     for title, (ink, arms) in (kept | {"destroyed": ("grpo", gone)}).items():
         size = -(-len(arms) // max(1, -(-len(arms) // MOST_LINES)))  # so that the parts are about equal
@@ -156,15 +152,15 @@ def first_methods(runs: Regime, path: Path) -> None:
     The frames are those of arms that keep a policy; one that does not leaves them, and its name says so.
     """
     arms = [arm for arm in dict.fromkeys(["grpo", *ON_POLICY]) if arm in runs]
-    intact = [run for arm in arms if not destroyed(runs, arm) for run in runs[arm].values()]
+    intact = [run for arm in arms if not runs.destroyed(arm) for run in runs[arm].values()]
     with plt.rc_context(STYLE | {"font.size": 10}):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
         for index, arm in enumerate(arms):
             look = {"color": INK if arm == "grpo" else PALETTE[index - 1], "linestyle": DASHES[index % len(DASHES)]}
-            name = f"{arm} (leaves the frames)" if destroyed(runs, arm) else arm
+            name = f"{arm} (leaves the frames)" if runs.destroyed(arm) else arm
             for axis, draw in zip(axes, (front, over_steps("entropy")), strict=True):
                 draw(axis, [*runs[arm].values()], look | {"label": name})
-            if destroyed(runs, arm):
+            if runs.destroyed(arm):
                 axes[1].collections[-1].remove()  # of its band only shreds are inside
         if intact:
             within(axes[0], [(run.counts["pass@1"].mean(1), run.counts["pass@32"].mean(1)) for run in intact])

@@ -13,7 +13,7 @@ from benchmarks.methods import FAMILIES, METHODS, Claim
 from benchmarks.methods import method as record_of
 from benchmarks.readings import LEVEL, MARGINS, OUTCOMES, STOPPED, Effect, Regime, base_of, effect, judge, seeds_for
 
-DESTROYED = ", policy destroyed"  # after the verdict of a method with such a run: an entropy kept so is no success
+DESTROYED = ", policy destroyed"  # after the verdict of an arm with such a run: an entropy kept so is no success
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def promises(runs: dict[str, Regime]) -> list[Judged]:
     (found, verdicts), (_, alone) = judged_by(pooled=True), judged_by(pooled=False)
     judged = []
     for (regime, arm, claim), one, verdict, other in zip(asked, found, verdicts, alone, strict=True):
-        ruined = any(run.destroyed() is not None for run in runs[regime].get(arm, {}).values())
-        suffix = DESTROYED * bool(one and ruined)
+        suffix = DESTROYED * bool(one and runs[regime].destroyed(arm))
         judged.append(Judged(regime, arm, claim.base, one, verdict + suffix, claim, other * (other != verdict)))
     return judged
 
@@ -73,7 +72,8 @@ def compared(runs: Regime, regime: str, pairs: Sequence[tuple[str, str]]) -> dic
     verdicts = judge([(one, 0) for one in found])
     judged: dict[tuple[str, str], list[Judged]] = {pair: [] for pair in pairs}
     for (arm, base, _), one, verdict in zip(asked, found, verdicts, strict=True):
-        judged[arm, base].append(Judged(regime, arm, base, one, verdict))
+        suffix = DESTROYED * bool(one and runs.destroyed(arm))
+        judged[arm, base].append(Judged(regime, arm, base, one, verdict + suffix))
     return judged
 
 

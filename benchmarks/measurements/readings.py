@@ -174,9 +174,13 @@ class Regime(dict[str, dict[int, Run]]):
             self.known[outcome, reading] = prior_of([one for one in found if one])
         return self.known[outcome, reading]
 
+    def destroyed(self, arm: str) -> bool:
+        """Whether an arm has a run that destroyed the policy."""
+        return any(run.destroyed() is not None for run in self.get(arm, {}).values())
+
     def steady(self, *arms: str) -> bool:
         """Whether these are arms of their own, none of whose runs was destroyed."""
-        return STOPPED not in arms and not any(run.destroyed() for arm in arms for run in self.get(arm, {}).values())
+        return STOPPED not in arms and not any(map(self.destroyed, arms))
 
 
 def load_group(rows: Path, group: str) -> Regime:
