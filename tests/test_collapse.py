@@ -207,6 +207,10 @@ def test_runs_from_grpo_begin_at_its_first_good_checkpoint(tiny: Args, monkeypat
         collapse.main(args)
     assert not [*args.rows.rglob("*.json")]
     monkeypatch.setattr(collapse, "ENOUGH", 0.0)
+    collapse.make_start(args)  # goes on where it was
+    gone_on = json.loads((args.rows / "from-grpo" / "grpo-start-s201.json").read_text())
+    assert gone_on["steps"] == gone_on["flags"]["num_steps"] == 2
+    (args.rows / "from-grpo" / "grpo-start-s201.json").unlink()
     args = dataclasses.replace(args, work=tiny.work / "anew")
     collapse.main(args)
     start, one = (
@@ -216,6 +220,11 @@ def test_runs_from_grpo_begin_at_its_first_good_checkpoint(tiny: Args, monkeypat
     assert one["group"] == "from-grpo" and one["setting"] == "" and one["steps"] == 2
     where = Path(one["flags"]["model"])
     assert where.name == "step-000001" and where.is_dir()
+    file = args.rows / "from-grpo" / "grpo-start-s201.json"
+    file.write_text(json.dumps(start | {"steps": 2}))  # of a run that went further: the same name, another policy
+    with pytest.raises(LookupError, match="not there yet"):
+        collapse.main_job(args, "from-grpo", "grpo", 1)
+    file.write_text(json.dumps(start))
     job = collapse.main_job(args, "from-grpo", "grpo", 1)
     directory = args.work / job.name
     (directory / "checkpoints" / "step-000001").mkdir(parents=True)

@@ -234,11 +234,17 @@ def start_job(args: Args, steps: int) -> Job:
 
 
 def checkpoint_to_start(args: Args) -> Path:
-    """Where the run of `start_job` has its last checkpoint; raises LookupError before it is good enough."""
-    saved = checkpoints_of(args.work / start_job(args, 0).name)
-    if not saved or not start_job(args, 0).file(args).exists():
-        raise LookupError("GRPO's checkpoint is not there yet")
-    return saved[-1]
+    """The checkpoint at which the kept run of `start_job` ends; raises LookupError before it is there."""
+    one = start_job(args, 0)
+    end = json.loads(one.file(args).read_text())["steps"] if one.file(args).exists() else None
+    for path in checkpoints_of(args.work / one.name):
+        if step_of(path) == end:
+            return path
+    raise LookupError("GRPO's checkpoint is not there yet")
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
 
 
 def named(path: Path) -> str:
@@ -286,7 +292,7 @@ def command_of(one: Job, directory: Path) -> tuple[list[str], int]:
         recorded = {}
     saved = checkpoints_of(directory)
     if saved and all(recorded.get(key) == value for key, value in flags.items() if key != "model"):
-        return [*script, "--resume", str(directory)], int(saved[-1].name.partition("-")[2])
+        return [*script, "--resume", str(directory)], step_of(saved[-1])
     shutil.rmtree(directory, ignore_errors=True)
     return [*script, *as_flags(flags), "--output-dir", str(directory)], 0
 
@@ -321,7 +327,9 @@ def make_start(args: Args) -> None:
         one = start_job(args, steps)
         flags = {"seed": one.seed} | dict(one.flags)
         saved = checkpoints_of(directory)
-        if not saved or int(saved[-1].name.partition("-")[2]) < flags["num_steps"]:
+        if saved and step_of(saved[-1]) > steps:  # made before: it was not good enough here
+            continue
+        if not saved or step_of(saved[-1]) < steps:
             script = [sys.executable, str(ROOT / "algos" / f"{one.script}.py")]
             where = {"resume": directory, "num_steps": steps} if saved else flags | {"output_dir": directory}
             status, reason, _ = execute(args, one, [*script, *as_flags(where)])
