@@ -529,6 +529,16 @@ def test_charts_say_their_numbers(compared: dict) -> None:
     assert not [svg for svg in compared["opo"].all("svg", "chart") if "at first" in next(svg.all("desc")).text]
 
 
+def test_the_control_that_decides_is_drawn_before_further_bases(tmp_path: Path) -> None:
+    """starter is held against nsr, and its promises against GRPO; there are three colours."""
+    for arm in ("grpo", "nsr", "starter", "starter, random selection"):
+        keep(tmp_path, arm, 2)
+    runs = load(tmp_path)
+    judged = judged_by_method(runs)["off-policy", "starter"]
+    drawn = charts.shown(runs["off-policy"], "starter", judged)
+    assert [*drawn] == ["starter", "nsr", "starter, random selection"]
+
+
 def test_all_that_is_judged_is_on_the_page(compared: dict) -> None:
     def verdicts(name: str) -> list[list[str]]:
         tables = compared[name].all("table", "claims")

@@ -35,8 +35,6 @@ FIGURES = {  # outcome -> title, labels of the axes
         ("step", "coverage"),
     ),
 }
-
-
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
 
 
