@@ -70,6 +70,7 @@ def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
     assert "clip_cov (3 of 5)" in text and "grpo (1 of 5)" in text and "forking_tokens (1 of 5)" in text
     names = {f"{regime}-{name}.png" for regime in ("off-policy", "on-policy") for name in (*figures.FIGURES, "first")}
     names |= {f"off-policy-controls-{name}.png" for name in figures.CONTROLLED}  # clip_cov's was run
+    names |= {"off-policy-effects.png"}  # on-policy there is no base
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == names
     shown = text.partition("\n- ")[2].partition("\n\n")[0].split("\n")
     assert 3 <= len(shown) <= 10 and f"6 of the {len(ARMS)} arms" in shown[0]

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from benchmarks import figures
+from benchmarks.judging import against_bases
 from benchmarks.readings import Regime, Run, read
 from tests.test_readings import record
 
@@ -59,7 +60,7 @@ def test_controls_stand_beside_their_methods(runs: Regime, drawn: list[Figure], 
         ("clip_cov", "grpo, mixed groups", ["clip_cov", "clip_cov, random selection"]),
         ("destroyed", "grpo", ["grpo, random reward"]),
     ]
-    figures.draw_all(runs, "off-policy", tmp_path)
+    figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)
     assert names(drawn[-1].axes[1]) == ["grpo, mixed groups", "clip_cov", "clip_cov, random selection"]
 
 
@@ -75,9 +76,9 @@ def test_a_family_of_many_is_parted_evenly(runs: Regime, monkeypatch: pytest.Mon
 def test_panels_of_families_share_a_frame_that_the_destroyed_one_does_not_stretch(
     runs: Regime, drawn: list[Figure], tmp_path: Path
 ) -> None:
-    figures.draw_all(runs, "off-policy", tmp_path)
-    assert len(drawn) == 1 + len(figures.FIGURES)
-    first, second, gone, *_ = drawn[1 + [*figures.FIGURES].index("entropy")].axes
+    figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)
+    assert len(drawn) == 2 + len(figures.FIGURES)
+    first, second, gone, *_ = drawn[2 + [*figures.FIGURES].index("entropy")].axes
     assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
     assert first.get_ylim()[1] < 0.3 and gone.get_ylim()[1] > 3
     assert names(second) == ["grpo", "clip_cov"] and gone.get_title(loc="left") == "destroyed, on a scale of its own"
@@ -96,3 +97,27 @@ def test_the_figure_of_first_methods_is_framed_by_those_that_keep_a_policy(
     assert ends == pytest.approx({"grpo": 0.75, "clip_cov": 0.75})
     [curve] = [line for line in entropy.lines if line.get_label() == "clip_cov"]
     assert curve.get_ydata()[-1] == pytest.approx(0.15, abs=0.02)  # a mean over 25 steps
+
+
+def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:
+    """Two seeds have a dot, full where the effect is told from 0; one seed is a cross, a destroyed policy an arrow."""
+    del runs["maxrl"][2]
+    judged = against_bases(runs, "off-policy")
+    figures.effects(judged, "title", tmp_path / "effects.png")
+    [figure] = drawn
+    axes = dict(zip(("pass@1", "pass@32", "coverage", "entropy"), figure.axes, strict=False))
+    places, labels = axes["pass@1"].get_yticks(), axes["pass@1"].get_yticklabels()
+    rows = {label.get_text(): place for label, place in zip(labels, places, strict=True)}
+    assert [*rows] == ["baseline:", "maxrl", "token weight:", "clip_cov", "sample weight:", "nsr"]
+
+    def marks(outcome: str, arm: str) -> dict[str, plt.Line2D]:
+        lines = [line for line in axes[outcome].lines if line.get_ydata()[0] == rows[arm]]
+        return {line.get_marker(): line for line in lines if line.get_marker() != "None"}
+
+    assert [*marks("pass@1", "maxrl")] == ["x"]
+    assert [*marks("pass@1", "nsr")] == ["<"] and [*marks("entropy", "nsr")] == [">"]
+    assert marks("pass@1", "clip_cov")["o"].get_markerfacecolor() == "white"  # no difference at all
+    full = marks("entropy", "clip_cov")["o"]
+    assert full.get_markerfacecolor() != "white" and full.get_xdata() == pytest.approx([0.05])
+    assert axes["entropy"].get_xlim()[1] < 0.1  # nsr's 2.8 does not stretch it
+    assert figure.axes[-1].child_axes[0].get_yticklabels()[1].get_text() == "less grpo, mixed groups (2)"

@@ -326,6 +326,12 @@ A control answers before the paper does: a method that does not differ from its 
 weights has not shown its idea, whatever it does against its base.
 """
 
+EFFECTS = """![each method less its base]({regime}-effects.png)
+
+Every method that has been run with its base, in one figure; the tables of families below have its numbers, and its
+controls. An arrow is a destroyed policy.
+"""
+
 FRONT = """![pass@32 against pass@1]({regime}-front.png)
 
 Both are of samples at temperature 1, that of the rollouts. At a lower one pass@1 rises and pass@32 falls for the same
@@ -380,12 +386,14 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     title = f"## {regime.capitalize()}: {UPDATES[regime]}\n"
     if not runs:
         return [title, "No run is kept yet.\n"]
-    figures.draw_all(runs, regime, out)
+    judged = against_bases(runs, regime)
+    figures.draw_all(runs, judged, regime, out)
     updates = ": with eight updates a rollout, the policy is another one by the end of a step" * (
         regime == "off-policy"
     )
     lines = [
         title,
+        *([EFFECTS.format(regime=regime)] if figures.measured(judged) else []),
         FRONT.format(regime=regime),
         ENTROPY.format(regime=regime, updates=updates, population=population(runs)),
         COVERAGE.format(regime=regime),
@@ -396,7 +404,6 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
             "Mean ± standard deviation over seeds; samples are all that were drawn.",
         ),
     ]
-    judged = against_bases(runs, regime)
     for family, about in FAMILIES.items():
         lines += titled(f"Family: {family}", family_table(runs, judged, family), f"{about[0].upper()}{about[1:]}.")
     lines += titled(

@@ -14,15 +14,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.collapse import ON_POLICY
-from benchmarks.judging import own_controls
+from benchmarks.judging import DESTROYED, Judged, family_of, own_controls
 from benchmarks.methods import FAMILIES, METHODS
 from benchmarks.plot import DASHES, PALETTE, band
-from benchmarks.readings import Regime, Run, base_of
+from benchmarks.readings import MARGINS, Regime, Run, base_of
 from common.curves import INK, MUTED, STYLE
 
 MOST_LINES = 7  # in one panel
 ROOM = 0.06  # of a frame's height and width, around what it holds
 Groups = dict[str, tuple[str, list[str]]]  # title of a panel -> the arm in ink, and the others
+Against = dict[tuple[str, str], list[Judged]]  # (arm, base) -> the primary outcomes, as judging.against_bases has them
 Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
 FIGURES = {  # outcome -> title, labels of the axes
     "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
@@ -35,6 +36,7 @@ FIGURES = {  # outcome -> title, labels of the axes
         ("step", "coverage"),
     ),
 }
+EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, cross: one seed, grey: margin"
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
 
 
@@ -171,12 +173,79 @@ def first_methods(runs: Regime, path: Path) -> None:
         plt.close(figure)
 
 
+# --- All methods in one figure ----------------------------------------------------------------------------------------
+
+
+def measured(judged: Against) -> dict[str, tuple[str, list[Judged]]]:
+    """Methods, without their controls, that were run with their bases -> the base and the primary outcomes."""
+    return {arm: (base, some) for (arm, base), some in judged.items() if arm in METHODS and some[0].found}
+
+
+def dots(axis: plt.Axes, some: dict[str, Judged], rows: dict[str, int], margin: float) -> None:
+    """One outcome of each arm at its row: mean, 95 % interval, the margin in grey.
+
+    A full dot is told from 0 after the correction of its table, an empty one is not; one seed is a cross, without an
+    interval. What a destroyed policy differs by would stretch the frame: an arrow at its edge shows the side.
+    """
+    gone = {arm for arm, one in some.items() if one.verdict.endswith(DESTROYED)}
+    ends = [
+        end for arm in some.keys() - gone for end in (some[arm].found.mean, some[arm].found.low, some[arm].found.high)
+    ]
+    reach = (1 + ROOM) * np.nanmax(np.abs([margin, *ends]))
+    axis.axvspan(-margin, margin, color=STYLE["grid.color"], linewidth=0)
+    axis.axvline(0, color=MUTED, linewidth=0.8)
+    for arm, one in some.items():
+        mean, row = one.found.mean, rows[arm]
+        if arm in gone:
+            axis.plot(np.sign(mean) * (1 - ROOM) * reach, row, "<" if mean < 0 else ">", color=PALETTE[1])
+        else:
+            face = PALETTE[0] if one.says_more else "white"
+            axis.plot((one.found.low, one.found.high), (row, row), color=PALETTE[0], linewidth=1.4)
+            mark = "x" if one.found.seeds < 2 else "o"
+            axis.plot(mean, row, mark, color=PALETTE[0], markerfacecolor=face, markersize=4.5)
+    axis.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
+
+
+def effects(judged: Against, title: str, path: Path) -> None:
+    """Each method less its base in each primary outcome, by families; at the right the base and the number of seeds."""
+    shown = measured(judged)
+    rows: dict[str, int] = {}  # of headings and methods, from the top
+    for family in FAMILIES:
+        if arms := [arm for arm in shown if family_of(arm) == family]:
+            rows |= {row: len(rows) + index for index, row in enumerate((f"{family}:", *arms))}
+    size = (9.6, 0.19 * len(rows) + 1.3)
+    with plt.rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 10}):
+        figure, axes = plt.subplots(1, len(MARGINS), figsize=size, layout="constrained", sharey=True)
+        for index, (axis, (outcome, margin)) in enumerate(zip(axes, MARGINS.items(), strict=True)):
+            dots(axis, {arm: some[index] for arm, (_, some) in shown.items()}, rows, margin)
+            axis.set_title(outcome)
+            axis.tick_params(axis="y", length=0)
+            axis.grid(visible=False, axis="y")
+        axes[0].set_yticks([*rows.values()], [*rows])
+        for label in axes[0].get_yticklabels():
+            label.set_fontweight("bold" if label.get_text().endswith(":") else "normal")
+        right = axes[-1].secondary_yaxis("right")
+        bases = [f"less {base} ({some[0].found.seeds})" for base, some in shown.values()]
+        right.set_yticks([rows[arm] for arm in shown], bases)
+        right.tick_params(length=0, labelsize=7, labelcolor=MUTED)
+        right.spines["right"].set_visible(False)
+        figure.suptitle(title, fontsize=10, color=INK, x=0.01, ha="left")
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
 # --- All of a regime --------------------------------------------------------------------------------------------------
 
 
-def draw_all(runs: Regime, regime: str, out: Path) -> None:
-    """<regime>-first.png, and small multiples: FIGURES by family, CONTROLLED by method where a control was run."""
+def draw_all(runs: Regime, judged: Against, regime: str, out: Path) -> None:
+    """All figures of a regime, as <regime>-<name>.png.
+
+    first; effects where there are any; and small multiples: FIGURES by family, CONTROLLED by method where a control was
+    run.
+    """
     first_methods(runs, out / f"{regime}-first.png")
+    if measured(judged):
+        effects(judged, f"{regime.capitalize()}. {EFFECTS}", out / f"{regime}-effects.png")
     some = controls(runs)
     todo = [(families(runs), name, f"{regime}-{name}.png") for name in FIGURES]
     todo += [(some, name, f"{regime}-controls-{name}.png") for name in CONTROLLED if some]
