@@ -54,10 +54,11 @@ def test_controls_stand_beside_their_methods(runs: Regime, drawn: list[Figure], 
     """Each panel has the method, its controls and its base in ink; what GRPO's flags change has one too."""
     assert not figures.controls(runs)
     runs |= {"clip_cov, random selection": runs["maxrl"], "grpo, rows split": runs["maxrl"]}
-    runs |= {"grpo, random reward": runs["nsr"]}
+    runs |= {"grpo, random reward": runs["nsr"], "lp_reg": runs["maxrl"], "lp_reg, no penalty": runs["grpo"]}
     assert [*figures.panels(runs, figures.controls(runs))] == [
         ("grpo", "grpo", ["grpo, rows split"]),
         ("clip_cov", "grpo, mixed groups", ["clip_cov", "clip_cov, random selection"]),
+        ("lp_reg", "lp_reg, no penalty", ["lp_reg"]),  # the base is a control itself
         ("destroyed", "grpo", ["grpo, random reward"]),
     ]
     figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)

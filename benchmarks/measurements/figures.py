@@ -83,7 +83,8 @@ def controls(runs: Regime) -> Groups:
     groups = {"grpo": ("grpo", of_grpo)} if of_grpo else {}
     for method in METHODS:
         if own := [arm for arm in own_controls(method) if arm in runs]:
-            groups[method] = (base_of(method), [arm for arm in (method, *own) if arm in runs])
+            base = base_of(method)  # which may be one of these
+            groups[method] = (base, [arm for arm in (method, *own) if arm in runs and arm != base])
     return groups
 
 
