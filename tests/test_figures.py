@@ -122,3 +122,16 @@ def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: l
     assert full.get_markerfacecolor() != "white" and full.get_xdata() == pytest.approx([0.05])
     assert axes["entropy"].get_xlim()[1] < 0.1  # nsr's 2.8 does not stretch it
     assert figure.axes[-1].child_axes[0].get_yticklabels()[1].get_text() == "less grpo, mixed groups (2)"
+
+
+def test_one_method_far_off_does_not_stretch_the_frame_of_effects(
+    runs: Regime, drawn: list[Figure], tmp_path: Path
+) -> None:
+    """An arrow in the colour of those that keep a policy."""
+    far = [read(record([[2, 1], [3, 2], [3, 3]], "sapo", seed, entropy=0.9)) for seed in (1, 2)]
+    runs |= {"sapo": dict(enumerate(far, 1))}
+    figures.effects(against_bases(runs, "off-policy"), "title", tmp_path / "effects.png")
+    entropy = drawn[0].axes[3]
+    arrows = [line.get_color() for line in entropy.lines if line.get_marker() == ">"]
+    assert entropy.get_title(loc="left") == "entropy" and entropy.get_xlim()[1] < 0.1
+    assert sorted(arrows) == sorted(figures.PALETTE[:2])  # sapo and nsr

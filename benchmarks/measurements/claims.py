@@ -329,7 +329,7 @@ weights has not shown its idea, whatever it does against its base.
 EFFECTS = """![each method less its base]({regime}-effects.png)
 
 Every method that has been run with its base, in one figure; the tables of families below have its numbers, and its
-controls. An arrow is a destroyed policy.
+controls. An arrow is beyond the frame; a red one is a destroyed policy.
 """
 
 FRONT = """![pass@32 against pass@1]({regime}-front.png)

@@ -186,19 +186,20 @@ def dots(axis: plt.Axes, some: dict[str, Judged], rows: dict[str, int], margin: 
     """One outcome of each arm at its row: mean, 95 % interval, the margin in grey.
 
     A full dot is told from 0 after the correction of its table, an empty one is not; one seed is a cross, without an
-    interval. What a destroyed policy differs by would stretch the frame: an arrow at its edge shows the side.
+    interval. What a destroyed policy differs by would stretch the frame, and so would one arm more than three times as
+    far off as the next: an arrow at its edge shows the side, of a destroyed policy in another colour.
     """
     gone = {arm for arm, one in some.items() if one.verdict.endswith(DESTROYED)}
-    ends = [
-        end for arm in some.keys() - gone for end in (some[arm].found.mean, some[arm].found.low, some[arm].found.high)
-    ]
-    reach = (1 + ROOM) * np.nanmax(np.abs([margin, *ends]))
+    needed = {arm: np.nanmax(np.abs([o.found.mean, o.found.low, o.found.high])) for arm, o in some.items()}
+    *_, next_far, far = [margin, margin, *sorted(needed[arm] for arm in some.keys() - gone)]
+    reach = (1 + ROOM) * max(margin, next_far if far > 3 * next_far else far)
     axis.axvspan(-margin, margin, color=STYLE["grid.color"], linewidth=0)
     axis.axvline(0, color=MUTED, linewidth=0.8)
     for arm, one in some.items():
         mean, row = one.found.mean, rows[arm]
-        if arm in gone:
-            axis.plot(np.sign(mean) * (1 - ROOM) * reach, row, "<" if mean < 0 else ">", color=PALETTE[1])
+        if arm in gone or needed[arm] > reach:
+            color = PALETTE[1 if arm in gone else 0]
+            axis.plot(np.sign(mean) * (1 - ROOM) * reach, row, "<" if mean < 0 else ">", color=color)
         else:
             face = PALETTE[0] if one.says_more else "white"
             axis.plot((one.found.low, one.found.high), (row, row), color=PALETTE[0], linewidth=1.4)
