@@ -191,8 +191,8 @@ def dots(axis: plt.Axes, some: dict[str, Judged], rows: dict[str, int], margin: 
     """
     gone = {arm for arm, one in some.items() if one.verdict.endswith(DESTROYED)}
     needed = {arm: np.nanmax(np.abs([o.found.mean, o.found.low, o.found.high])) for arm, o in some.items()}
-    *_, next_far, far = [margin, margin, *sorted(needed[arm] for arm in some.keys() - gone)]
-    reach = (1 + ROOM) * max(margin, next_far if far > 3 * next_far else far)
+    *_, next_far, far = sorted([margin, margin, *(needed[arm] for arm in some.keys() - gone)])
+    reach = (1 + ROOM) * (next_far if far > 3 * next_far else far)
     axis.axvspan(-margin, margin, color=STYLE["grid.color"], linewidth=0)
     axis.axvline(0, color=MUTED, linewidth=0.8)
     for arm, one in some.items():
