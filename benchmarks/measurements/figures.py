@@ -242,8 +242,8 @@ def effects(judged: Against, title: str, path: Path) -> None:
 def draw_all(runs: Regime, judged: Against, regime: str, out: Path) -> None:
     """All figures of a regime, as <regime>-<name>.png.
 
-    first; effects where there are any; and small multiples: FIGURES by family, CONTROLLED by method where a control was
-    run.
+    "first"; "effects" if a method was run with its base; and small multiples: FIGURES by family, CONTROLLED by method
+    where a control was run.
     """
     first_methods(runs, out / f"{regime}-first.png")
     if measured(judged):
