@@ -33,16 +33,17 @@ def keep(rows: Path, arm: str, seeds: int = 3, regime: str = "off-policy", **tra
         (rows / regime / f"{arm.replace(', ', '-').replace(' ', '-')}-s{seed}.json").write_text(json.dumps(one))
 
 
-def made(tmp_path: Path) -> str:
+def made(tmp_path: Path, page: str = "CLAIMS.md") -> str:
     claims.main(Args(rows=tmp_path / "rows", out=tmp_path / "out"))
-    return (tmp_path / "out" / "CLAIMS.md").read_text()
+    return (tmp_path / "out" / page).read_text()
 
 
 def test_without_runs_there_is_a_page_that_says_so(tmp_path: Path) -> None:
     text = made(tmp_path)
     assert text.count("No run") == 3 and "reproduced |" not in text
     assert "off-policy, not run: grpo; grpo, clip-higher" in text
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["CLAIMS.md"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"CLAIMS.md", "READINGS.md"}
+    assert made(tmp_path, "READINGS.md").count("No run is kept yet.") == 3
 
 
 def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
@@ -74,6 +75,25 @@ def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == names
     shown = text.partition("\n- ")[2].partition("\n\n")[0].split("\n")
     assert 3 <= len(shown) <= 10 and f"6 of the {len(ARMS)} arms" in shown[0]
+
+
+def test_what_has_no_verdict_is_on_a_page_of_its_own(tmp_path: Path) -> None:
+    """clip_cov draws a fifth of its base's responses, ends with 0.125 more pass@1; the base was as good in between."""
+    keep(tmp_path / "rows", "grpo, mixed groups", reward=0.5)
+    keep(tmp_path / "rows", "clip_cov", reward=0.5, samples=[2 * step for step in range(5, 101, 5)])
+    text = made(tmp_path, "READINGS.md")
+    other, _, rest = text.partition("## On-policy")[0].partition("### Secondary outcomes")
+    found = dict(re.findall(r"\n\| clip_cov \| ([^|]+) \| (\S+) ", other))
+    assert found.pop("area under pass@1, mean height") == "+0.031"  # the second half of the steps, 0 to 0.125
+    assert found == {
+        "after 200 samples": "+0.150",  # the base at step 20, between 3/8 and 5/8
+        "after 100 tokens": "+0.125",
+        "where reward reaches 0.50": "+0.000",
+        "at the best evaluation of each": "+0.000",
+    }
+    assert re.search(r"\n\| clip_cov \| \S+ ± 0\.000 \| 0\.300 ± 0\.000 \| 14\.000 ± 0\.000 \|", rest)
+    claimed = (tmp_path / "out" / "CLAIMS.md").read_text()
+    assert "best evaluation of each" not in claimed and "## Tuning" not in claimed
 
 
 def test_words_follow_the_numbers(tmp_path: Path) -> None:
@@ -179,7 +199,7 @@ def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> N
     table = text.partition("## From GRPO's checkpoint")[2].partition("## When")[0]
     assert re.search(r"\| grpo \| \| 2 \| 0\.500 ± 0\.000 \|.*\| never, never \|", table)
     assert re.search(r"\| nsr \| grpo \| 2 \| 0\.500 ± 0\.000; \+0\.000 \(.*\) no effect \|", table)
-    causes = text.partition("## When NSR and EntroPIC hold")[2].partition("## Tuning")[0].partition("## What")[0]
+    causes = text.partition("## When NSR and EntroPIC hold")[2].partition("## What")[0]
     assert re.findall(r"\n\| (nsr[^|]*) \| (\d)", causes) == [("nsr", "1"), ("nsr, clip 0.05", "1")]
     assert "- from GRPO's checkpoint: grpo (2 of 3); grpo, token mean (0 of 3)" in text
     assert "nsr, learning rate 3e-5; nsr, positive weight 0.5" in text
@@ -221,7 +241,7 @@ def test_the_value_that_is_kept_is_shown(tmp_path: Path) -> None:
     (folder / "nsr-positive_weight=0.1-s101.json").write_text(
         (folder / "kl_cov-kl_cov_ratio=0.1-s101.json").read_text()
     )
-    text = made(tmp_path)
+    text = made(tmp_path, "READINGS.md")
     assert "| kl_cov | kl_cov_ratio=0.02 | 0.750 | 0.900 | 0.800 | 0.200 | kept |" in text
     assert "| kl_cov | kl_cov_ratio=0.1 | 0.500 | 0.900 | 0.800 | 0.200 | |" in text
     assert "| nsr | positive_weight=0.1 | 0.500 | 0.900 | 0.800 | 0.200 | the other is not run |" in text

@@ -1,10 +1,11 @@
-"""The comparison through the collapse, read: CLAIMS.md and its figures, from the runs that are kept.
+"""The comparison through the collapse, read: CLAIMS.md, READINGS.md and figures, from the runs that are kept.
 
     python -m benchmarks.claims
 
 The runs are those of benchmarks.collapse, the readings those of benchmarks.readings, and what the sentences and tables
-say follows from both by rule. Any part of the runs may be missing: an arm without any is listed as not run, one seed
-has no interval and so no verdict. The README shows the first table between two marks.
+say follows from both by rule: CLAIMS.md has the verdicts, READINGS.md what has none. Any part of the runs may be
+missing: an arm without any is listed as not run, one seed has no interval and so no verdict. The README shows the first
+table between two marks.
 """
 
 import json
@@ -70,7 +71,7 @@ class Args:
     rows: Path = collapse.ROWS
     """the runs, as benchmarks.collapse keeps them"""
     out: Path = RESULTS
-    """where CLAIMS.md and the figures go; where that is this repository's, the README follows"""
+    """where the two pages and the figures go; where that is this repository's, the README follows"""
 
 
 # --- Words and tables -------------------------------------------------------------------------------------------------
@@ -315,7 +316,7 @@ after Holm's correction over its table at {level}; *higher*, *lower*: the same w
 difference is under the margin. *No effect*: the interval lies inside the margin ({margins}).
 Else *inconclusive*. *By its own variance*: the verdict without that moderation, where it is another one. *Would take*:
 the seeds that would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not
-do.
+do. [`READINGS.md`](READINGS.md) has the same effects at equal samples, tokens and reward, and how knobs were tuned.
 """
 
 CONTROLS = """![pass@32 against pass@1, of methods and their controls]({regime}-controls-front.png)
@@ -347,8 +348,14 @@ is of another distribution. Of all responses drawn: a method that drops groups t
 
 COVERAGE = """![coverage]({regime}-coverage.png)
 
-Most of these problems have one or two solutions, so this is near pass@64; problems of two and more are in the table of
-secondary outcomes.
+Most of these problems have one or two solutions, so this is near pass@64; problems of two and more are among the
+[secondary outcomes](READINGS.md).
+"""
+
+READINGS_HEAD = """# The comparison through the collapse, read in other ways
+
+What has no verdict: the readings beside equal steps, secondary outcomes, and the tuning of each method's knob. Written
+by `python -m benchmarks.claims` beside [`CLAIMS.md`](CLAIMS.md), which says what an effect and its interval are.
 """
 
 PUBLISHED = """## What full scale showed
@@ -382,7 +389,7 @@ def titled(title: str, lines: Sequence[str], text: str = "") -> list[str]:
 
 
 def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
-    """All of one regime: figures with what to mind, families, controls, secondary outcomes, destruction."""
+    """The verdicts of one regime: figures with what to mind, families, controls; and which policies were destroyed."""
     title = f"## {regime.capitalize()}: {UPDATES[regime]}\n"
     if not runs:
         return [title, "No run is kept yet.\n"]
@@ -411,8 +418,6 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
         control_table(runs, against_controls(runs, regime)),
         CONTROLS.format(regime=regime).rstrip(),
     )
-    lines += titled("Other readings", other_readings(runs, regime), "Without verdicts.")
-    lines += titled("Secondary outcomes", secondary_table(runs, regime))
     return lines + titled(
         "Instability",
         destruction_table(runs, regime),
@@ -442,18 +447,24 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
     for regime in REGIMES:
         lines += regime_section(runs[regime], regime, args.out)
     lines += further_section(args, runs["off-policy"])
-    if tuning := tuning_table(args):
-        lines += [
-            "## Tuning\n",
-            "One flag a method, 100 steps off-policy, seed 101, not used again; the higher pass@1 is kept.\n",
-            *tuning,
-            "",
-        ]
     lines += ["## What was not run\n", *(line for regime in REGIMES for line in missing(runs[regime], regime))]
     lines += missing_beside(args)
     if due := seeds_due(runs["off-policy"]):
         lines += [f"- Two more seeds are due for: {'; '.join(due)}."]
     return "\n".join([*lines, "", PUBLISHED]) + "\n"
+
+
+def readings_page(args: Args, runs: dict[str, Regime]) -> str:
+    """What has no verdict."""
+    lines = [READINGS_HEAD]
+    for regime in REGIMES:
+        lines += [f"## {regime.capitalize()}: {UPDATES[regime]}\n"]
+        lines += [] if runs[regime] else ["No run is kept yet.\n"]
+        lines += titled("Readings beside equal steps", other_readings(runs[regime], regime))
+        lines += titled("Secondary outcomes", secondary_table(runs[regime], regime))
+    words = "One flag a method, 100 steps off-policy, seed 101, not used again; the higher pass@1 is kept."
+    lines += ["## Tuning\n", f"{words}\n", *(tuning_table(args) or ["No run is kept yet."])]
+    return "\n".join(lines) + "\n"
 
 
 def show_in_readme(args: Args, runs: dict[str, Regime]) -> None:
@@ -469,6 +480,7 @@ def main(args: Args) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     runs = load(args.rows)
     (args.out / "CLAIMS.md").write_text(page(args, runs))
+    (args.out / "READINGS.md").write_text(readings_page(args, runs))
     if args.out == RESULTS:
         show_in_readme(args, runs)
     print("\n".join(sentences.of_all(args.rows, runs)))

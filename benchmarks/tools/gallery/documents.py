@@ -18,6 +18,7 @@ from tests import sync
 # Page -> its Markdown files, below the results. A page of several has a heading of its own and one for each of them.
 PAGES = {
     "claims.html": ("collapse/CLAIMS.md",),
+    "readings.html": ("collapse/READINGS.md",),
     "plan.html": ("collapse/PLAN.md",),
     "law.html": ("collapse/law.md", "collapse/theorem.md"),
     "public_logs.html": ("public_logs/RESULTS.md",),
@@ -25,11 +26,12 @@ PAGES = {
 TITLES = {"law.html": "The law and the theorem"}
 LEADS = {
     "claims.html": "Every promise of the papers with effect, interval and verdict on the toy; all methods by family.",
+    "readings.html": "Effects at equal samples, tokens and reward; secondary outcomes; how knobs were tuned.",
     "plan.html": "How the comparison through the collapse is run and read, written down before the first run.",
     "law.html": "Does reward follow entropy as R = -a exp(H) + b, and does entropy change as theory promises?",
     "public_logs.html": "The same law on training logs that others have published.",
 }
-PART = {"plan.html": "claims"}  # of the navigation, where it is not the page's own name
+PART = {"readings.html": "claims", "plan.html": "claims"}  # of the navigation, where it is not the page's own name
 
 
 class Renderer(RendererHTML):
