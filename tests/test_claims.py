@@ -96,6 +96,13 @@ def test_what_has_no_verdict_is_on_a_page_of_its_own(tmp_path: Path) -> None:
     assert "best evaluation of each" not in claimed and "## Tuning" not in claimed
 
 
+def test_a_method_without_its_part_is_a_base_and_not_an_inactive_method(tmp_path: Path) -> None:
+    for arm in ("lp_reg", "lp_reg, no penalty"):
+        keep(tmp_path / "rows", arm, 1, **{"algo/selected_ratio": 0.0})
+    rows = re.findall(r"\n\| (lp_reg[^|]*) \|.*\| ([^|]*) \|(?=\n)", made(tmp_path).partition("### Family: penalty")[2])
+    assert rows[:2] == [("lp_reg", "inactive here: selected_ratio 0"), ("lp_reg, no penalty", "lp_reg's base")]
+
+
 def test_words_follow_the_numbers(tmp_path: Path) -> None:
     """clip_cov ends higher by one sample in four of the first problem; its control is where its base is."""
     rows = tmp_path / "rows"

@@ -99,6 +99,14 @@ def first_table(runs: Regime, arms: Sequence[str]) -> list[str]:
     return markdown(("arm", "seeds", *MARGINS, "samples"), rows)
 
 
+def active_words(runs: Regime, arm: str) -> str:
+    """What shows a method active. A flag of GRPO's shows nothing, nor does the arm that a method is held against."""
+    if arm.startswith("grpo, "):
+        return ""
+    script = ARMS[arm][0]
+    return f"{script}'s base" if base_of(script) == arm else activity(runs[arm], active_columns(script))[1]
+
+
 def family_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]], family: str) -> list[str]:
     """The arms of one family that were run, each outcome with its effect and verdict."""
     rows = []
@@ -106,8 +114,7 @@ def family_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]], fami
         if family_of(arm) == family and arm in runs:
             cells = [f"{number(one.found)} {one.verdict}".strip() for one in outcomes]
             seeds = outcomes[0].found.seeds if outcomes[0].found else f"{len(runs[arm])}, base not run"
-            active = activity(runs[arm], active_columns(ARMS[arm][0]))[1] if not arm.startswith("grpo, ") else ""
-            rows.append((arm, base, seeds, *cells, active))
+            rows.append((arm, base, seeds, *cells, active_words(runs, arm)))
     return markdown(("arm", "less", "seeds", *MARGINS, "active"), rows) if rows else []
 
 
