@@ -81,7 +81,8 @@ def test_panels_of_families_share_a_frame_that_the_destroyed_one_does_not_stretc
     assert len(drawn) == 2 + len(figures.FIGURES)
     first, second, gone, *_ = drawn[2 + [*figures.FIGURES].index("entropy")].axes
     assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
-    assert first.get_ylim()[1] < 0.3 and gone.get_ylim()[1] > 3
+    assert {axis.get_yscale() for axis in (first, second, gone)} == {"log"}  # which the other outcomes have not
+    assert drawn[2].axes[0].get_yscale() == "linear" and first.get_ylim()[1] < 0.3 and gone.get_ylim()[1] > 3
     assert names(second) == ["grpo", "clip_cov"] and gone.get_title(loc="left") == "destroyed, on a scale of its own"
 
 
@@ -124,7 +125,7 @@ def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: l
     assert figure.axes[-1].child_axes[0].get_yticklabels()[1].get_text() == "less grpo, mixed groups (2)"
 
 
-def test_one_method_far_off_does_not_stretch_the_frame_of_effects(
+def test_a_few_methods_far_off_do_not_stretch_the_frame_of_effects(
     runs: Regime, drawn: list[Figure], tmp_path: Path
 ) -> None:
     """An arrow in the colour of those that keep a policy."""
@@ -135,3 +136,9 @@ def test_one_method_far_off_does_not_stretch_the_frame_of_effects(
     arrows = [line.get_color() for line in entropy.lines if line.get_marker() == ">"]
     assert entropy.get_title(loc="left") == "entropy" and entropy.get_xlim()[1] < 0.1
     assert sorted(arrows) == sorted(figures.PALETTE[:2])  # sapo and nsr
+    near = ("dr_grpo", "gmpo", "archer", "clip_b", "aem", "still3", "opo")
+    runs |= dict.fromkeys(near, runs["maxrl"]) | {"gspo": runs["sapo"]}
+    figures.effects(against_bases(runs, "off-policy"), "title", tmp_path / "effects.png")
+    entropy = drawn[1].axes[3]
+    arrows = [line.get_color() for line in entropy.lines if line.get_marker() == ">"]
+    assert entropy.get_xlim()[1] < 0.1 and arrows.count(figures.PALETTE[0]) == 2  # sapo and gspo are the few

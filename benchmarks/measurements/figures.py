@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import FixedLocator
 
 from benchmarks.collapse import ON_POLICY
 from benchmarks.judging import DESTROYED, Judged, family_of, own_controls
@@ -21,6 +22,7 @@ from benchmarks.readings import MARGINS, Regime, Run, base_of
 from common.curves import INK, MUTED, STYLE
 
 MOST_LINES = 7  # in one panel
+SHORT_NAME = 22  # characters: two such names have room side by side under a panel
 ROOM = 0.06  # of a frame's height and width, around what it holds
 Groups = dict[str, tuple[str, list[str]]]  # title of a panel -> the arm in ink, and the others
 Against = dict[tuple[str, str], list[Judged]]  # (arm, base) -> the primary outcomes, as judging.against_bases has them
@@ -28,7 +30,7 @@ Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, 
 FIGURES = {  # outcome -> title, labels of the axes
     "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
     "entropy": (
-        "Entropy of the rollouts, mean over 25 steps; band: one standard deviation over seeds",
+        "Entropy of the rollouts, mean over 25 steps, on a log scale; band: one standard deviation over seeds",
         ("step", "nats per token"),
     ),
     "coverage": (
@@ -36,6 +38,7 @@ FIGURES = {  # outcome -> title, labels of the axes
         ("step", "coverage"),
     ),
 }
+LOG_TICKS = {"entropy": (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3)}
 EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, cross: one seed, grey: margin"
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
 
@@ -102,28 +105,33 @@ def panels(runs: Regime, groups: Groups) -> Iterator[tuple[str, str, list[str]]]
             yield title + (f" ({index})" if len(parts) > 1 else ""), ink, part
 
 
-def small_multiples(runs: Regime, groups: Groups, title: str, labels: tuple[str, str], path: Path, draw: Draw) -> None:
-    """One panel for each group; `draw(axis, arm's runs, look)` draws an arm."""
+def small_multiples(runs: Regime, groups: Groups, name: str, regime: str, path: Path) -> None:
+    """One panel for each group of one of FIGURES; names stand under the panels, where no line can run behind them."""
     shown = [*panels(runs, groups)] or [("baseline", "grpo", [])]
+    draw, (title, labels) = drawing(name), FIGURES[name]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
-    size = (4.3 * columns + 0.4, 3.5 * lines + 0.5)
+    size = (4.3 * columns + 0.4, 3.9 * lines + 0.5)
     with plt.rc_context(STYLE | {"font.size": 10}):
         figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
-        for axis, (name, ink, arms) in zip(axes.flat, shown, strict=False):
+        for axis, (group, ink, arms) in zip(axes.flat, shown, strict=False):
             draw(axis, [*runs.get(ink, {}).values()], {"color": INK, "label": ink, "linestyle": "-"})
             for index, arm in enumerate(arms):
                 look = {"color": PALETTE[index], "label": arm, "linestyle": DASHES[(index + 1) % len(DASHES)]}
                 draw(axis, [*runs[arm].values()], look)
-            own_scale = name.startswith("destroyed")
-            axis.set(title=f"{name}, on a scale of its own" if own_scale else name)
-            axis.legend(fontsize=8, handlelength=2.6, frameon=True, framealpha=0.8, edgecolor="none")
-        share([axis for axis, (name, *_) in zip(axes.flat, shown, strict=False) if not name.startswith("destroyed")])
+            axis.set(title=f"{group}, on a scale of its own" if group.startswith("destroyed") else group)
+            beside = 2 if max(map(len, (ink, *arms))) <= SHORT_NAME else 1
+            axis.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncols=beside, fontsize=8, handlelength=2.6)
+            if name in LOG_TICKS:
+                axis.set_yscale("log", subs=[])  # no ticks but these, which unlike set_yticks leave the frame as it is
+                axis.yaxis.set_major_locator(FixedLocator(LOG_TICKS[name]))
+                axis.yaxis.set_major_formatter("{x:g}")
+        share([axis for axis, (group, *_) in zip(axes.flat, shown, strict=False) if not group.startswith("destroyed")])
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
         figure.supxlabel(labels[0], fontsize=10)
         figure.supylabel(labels[1], fontsize=10)
-        figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+        figure.suptitle(f"{regime.capitalize()}. {title}", fontsize=11, color=INK, x=0.01, ha="left")
         figure.savefig(path, dpi=110)
         plt.close(figure)
 
@@ -186,13 +194,15 @@ def dots(axis: plt.Axes, some: dict[str, Judged], rows: dict[str, int], margin: 
     """One outcome of each arm at its row: mean, 95 % interval, the margin in grey.
 
     A full dot is told from 0 after the correction of its table, an empty one is not; one seed is a cross, without an
-    interval. What a destroyed policy differs by would stretch the frame, and so would one arm more than three times as
-    far off as the next: an arrow at its edge shows the side, of a destroyed policy in another colour.
+    interval. What a destroyed policy differs by would stretch the frame, and so would the tenth
+    that is farthest off, if by more than three times as far as the others: an arrow at its edge shows the side, of a
+    destroyed policy in another colour.
     """
     gone = {arm for arm, one in some.items() if one.verdict.endswith(DESTROYED)}
     needed = {arm: np.nanmax(np.abs([o.found.mean, o.found.low, o.found.high])) for arm, o in some.items()}
-    *_, next_far, far = sorted([margin, margin, *(needed[arm] for arm in some.keys() - gone)])
-    reach = (1 + ROOM) * (next_far if far > 3 * next_far else far)
+    spans = np.sort([max(margin, needed[arm]) for arm in some if arm not in gone] or [margin])
+    usual = spans[max(0, len(spans) - 1 - -(-len(spans) // 10))]  # the farthest but for the few
+    reach = (1 + ROOM) * spans[spans <= 3 * usual][-1]
     axis.axvspan(-margin, margin, color=STYLE["grid.color"], linewidth=0)
     axis.axvline(0, color=MUTED, linewidth=0.8)
     for arm, one in some.items():
@@ -252,5 +262,4 @@ def draw_all(runs: Regime, judged: Against, regime: str, out: Path) -> None:
     todo = [(families(runs), name, f"{regime}-{name}.png") for name in FIGURES]
     todo += [(some, name, f"{regime}-controls-{name}.png") for name in CONTROLLED if some]
     for groups, name, file in todo:
-        title, labels = FIGURES[name]
-        small_multiples(runs, groups, f"{regime.capitalize()}. {title}", labels, out / file, drawing(name))
+        small_multiples(runs, groups, name, regime, out / file)
