@@ -92,6 +92,7 @@ class Method:
     arms: dict[str, Arm] = field(default_factory=dict)
     knob: tuple[str, tuple] | None = None
     active: tuple[str, ...] = ()
+    trained_on: str = ""  # where that is not the task that it is evaluated on, which it may forget
     one_update: bool = False  # per rollout, by definition and without a flag: its runs stand in both regimes
     claims: tuple[Claim, ...] = ()
 
@@ -1408,6 +1409,7 @@ METHODS = {
         },
         knob=("alignment_bonus", (0.3, 1.0)),
         active=("algo/bonus_target", "algo/bonus_general"),
+        trained_on="12 problems of two numbers for each of three",
         claims=(better("heal, no bonus"), *keeps_entropy("heal, no bonus")),
     ),
     "luffy": Method(

@@ -159,16 +159,25 @@ def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:
 
 
 def test_destroyed_and_ended_runs_are_shown(tmp_path: Path) -> None:
-    keep(tmp_path / "rows", "grpo", 1)
-    path = tmp_path / "rows" / "off-policy" / "grpo-s1.json"
-    one = record([[4, 4], [4, 3], [1, 2]], length=14.0) | {"torch": "2.1", "steps": 100, "ended": "error: not finite"}
-    for evaluation in one["evaluations"]:
-        evaluation["entropy"] = 0.3
-    path.write_text(json.dumps(one))
+    """heal trains mostly on another task than it is evaluated on, and it is said that it does."""
+    for arm in ("grpo", "heal"):
+        keep(tmp_path / "rows", arm, 1)
+        path = tmp_path / "rows" / "off-policy" / f"{arm}-s1.json"
+        one = record([[4, 4], [4, 3], [1, 2]], arm, length=14.0)
+        one |= {"torch": "2.1", "steps": 100, "ended": "error: not finite"}
+        for evaluation in one["evaluations"]:
+            evaluation["entropy"] = 0.3
+        path.write_text(json.dumps(one))
     keep(tmp_path / "rows", "nsr", 1)
     text = made(tmp_path)
-    assert "| grpo | seed 1: 100 | seed 1, step 100: error: not finite |" in text
-    assert "Runs with pass@1 under half of the start's: `grpo` (1 of 1 run, from step 100)." in text
+    assert "| grpo | seed 1: 100 | seed 1, step 100: error: not finite | |" in text
+    assert re.search(
+        r"\| heal \| seed 1: 100 \| .* not finite \| 12 problems of two numbers for each of three \|", text
+    )
+    assert (
+        "Runs with pass@1 under half of the start's: `grpo` (1 of 1 run, from step 100), `heal` (1 of 1 run, from step "
+        "100, trained on 12 problems of two numbers for each of three)."
+    ) in text
     assert "2.0, 2.1, WHICH ARE NOT ONE VERSION" in text
 
 

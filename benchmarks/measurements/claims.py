@@ -45,7 +45,7 @@ from benchmarks.judging import (
     seeds_due,
     would_take,
 )
-from benchmarks.methods import FAMILIES
+from benchmarks.methods import FAMILIES, METHODS
 from benchmarks.readings import (
     LEVEL,
     MARGINS,
@@ -204,8 +204,8 @@ def destruction_table(runs: Regime, regime: str) -> list[str]:
         ended = [f"seed {seed}, step {one['steps']}: {one['ended']}" for seed, one in records.items()]
         if ended or any(step is not None for step in steps.values()):
             words = ", ".join(f"seed {seed}: {'never' if step is None else step}" for seed, step in steps.items())
-            rows.append((arm, words, "; ".join(ended)))
-    return markdown(("arm", "step of destruction", "ended itself"), rows) if rows else []
+            rows.append((arm, words, "; ".join(ended), METHODS[ARMS[arm][0]].trained_on))
+    return markdown(("arm", "step of destruction", "ended itself", "trained on another task"), rows) if rows else []
 
 
 def tuning_table(args: Args) -> list[str]:
@@ -428,7 +428,8 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     return lines + titled(
         "Instability",
         destruction_table(runs, regime),
-        "The step of destruction is the first evaluation with pass@1 under half of the start's.",
+        "The step of destruction is the first evaluation with pass@1 under half of the start's. What trains on another "
+        "task may have forgotten this one instead.",
     )
 
 

@@ -18,6 +18,7 @@ from benchmarks.judging import (
     promises,
     would_take,
 )
+from benchmarks.methods import METHODS
 from benchmarks.readings import MARGINS, STOPPED, Regime, load_group
 
 
@@ -143,7 +144,8 @@ def of_destruction(runs: Regime) -> Iterator[str]:
         if arm != STOPPED
     }
     words = [
-        f"`{arm}` ({len(steps)} of {number_word(len(runs[arm]), 'run')}, from step {min(steps)})"
+        f"`{arm}` ({len(steps)} of {number_word(len(runs[arm]), 'run')}, from step {min(steps)}"
+        + (f", trained on {other})" if (other := METHODS[ARMS[arm][0]].trained_on) else ")")
         for arm, steps in gone.items()
         if steps
     ]
