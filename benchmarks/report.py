@@ -51,6 +51,16 @@ def student_t(freedom: int, level: float = 0.05) -> float:
     return high
 
 
+def f_p(ratio: float, above: int, below: int) -> float:
+    """The chance that a ratio of two variances exceeds this one, degrees of freedom above and below (A. & S. 26.6.1).
+
+    The density in the angle whose squared tangent is above ratio / below, summed by trapezoids.
+    """
+    angles = np.linspace(math.atan(math.sqrt(above * ratio / below)), math.pi / 2, 10_001)
+    scale = 2 * math.exp(math.lgamma((above + below) / 2) - math.lgamma(above / 2) - math.lgamma(below / 2))
+    return scale * float(np.trapezoid(np.sin(angles) ** (above - 1) * np.cos(angles) ** (below - 1), angles))
+
+
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds; one seed has none."""
     values = finite(values)

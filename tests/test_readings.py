@@ -27,10 +27,11 @@ from benchmarks.readings import (
     read,
     seeds_for,
     stopped,
+    unlike,
     variances,
     verdict,
 )
-from benchmarks.report import student_p, student_t
+from benchmarks.report import f_p, student_p, student_t
 
 NAN = math.nan
 
@@ -256,6 +257,14 @@ def test_p_value_is_students(freedom: int, quantile: float) -> None:
     assert student_p(-1.3, freedom) == pytest.approx(2 * scale * np.trapezoid(np.cos(angles) ** (freedom - 1), angles))
 
 
+@pytest.mark.parametrize("below", [1, 3, 59])
+def test_a_ratio_of_variances(below: int) -> None:
+    """With one degree of freedom above it is the square of Student's t; with two its tail has a closed form."""
+    assert f_p(2.3**2, 1, below) == pytest.approx(student_p(2.3, below))
+    assert f_p(7.0, 2, below) == pytest.approx((1 + 14 / below) ** (-below / 2))
+    assert f_p(0.0, 4, below) == pytest.approx(1)
+
+
 # --- What other arms say of a variance --------------------------------------------------------------------------------
 
 
@@ -335,6 +344,27 @@ def test_what_is_usual_among_the_arms_moderates_a_difference() -> None:
     assert effect(ruined, "opo", "grpo", "entropy").variances.borrowed > 0
     ruined[STOPPED] = runs["grpo"]
     assert effect(ruined, STOPPED, "grpo", "entropy").variances.borrowed == 0
+
+
+def test_an_arm_that_varies_more_than_the_others_neither_gives_nor_takes() -> None:
+    """Of thirty arms of one variance chance leaves one out in about one table of twenty, and always one far away."""
+    rng, left_out = np.random.default_rng(0), 0
+    for _ in range(60):
+        estimates = {str(arm): (1e-4 * rng.chisquare(2) / 2, 2) for arm in range(30)}
+        left_out += bool(unlike(estimates))
+        assert "far" in unlike(estimates | {"far": (10.0, 1), "none": (0.0, 2), "lost": (NAN, 2)})
+    assert left_out <= 8
+    assert unlike({"a": (1e-4, 2), "b": (1e-4, 2), "c": (1.0, 2)}) == set()  # two say nothing of a third
+
+    runs = spread_arms()
+    runs |= dict.fromkeys(("aem", "archer", "clip_b", "clip_v", "dr_grpo", "gspo", "gxpo", "still3"), runs["grpo"])
+    wild = {seed: read(record([[4, 4], [3, 3]], "maxrl", seed, entropy=0.1 + seed)) for seed in (1, 2, 3)}
+    apart, usual = Regime(runs | {"maxrl": wild}), Regime(runs)
+    assert apart.prior("entropy", "equal steps") == usual.prior("entropy", "equal steps")
+    assert effect(apart, "maxrl", "grpo", "entropy").variances.borrowed == 0
+    assert effect(apart, "maxrl", "grpo", "pass@1").variances == effect(apart, "opo", "grpo", "pass@1").variances
+    assert effect(apart, "opo", "maxrl", "entropy").variances.borrowed == 0
+    assert effect(apart, "opo", "grpo", "entropy") == effect(usual, "opo", "grpo", "entropy")
 
 
 def test_equal_differences_have_no_width() -> None:

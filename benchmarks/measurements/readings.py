@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.collapse import ARMS, EVERY, REGIMES, decode, regime_of
-from benchmarks.report import student_p, student_t
+from benchmarks.report import f_p, student_p, student_t
 from common.evaluate import pass_at_k
 
 # Primary outcome -> the margin below which a difference is of no interest.
@@ -162,17 +162,22 @@ class Regime(dict[str, dict[int, Run]]):
 
     def __init__(self, runs: dict[str, dict[int, Run]]) -> None:
         super().__init__(runs)
-        self.known: dict[tuple[str, str], Prior] = {}
+        self.known: dict[tuple[str, str], tuple[Prior, set[str]]] = {}
 
-    def prior(self, outcome: str, reading: str) -> "Prior":
-        """Of an outcome in an arm, by a key of READINGS; a distance's is that of the distance from 0.
+    def prior(self, outcome: str, reading: str, *arms: str) -> "Prior":
+        """Of an outcome in each of these arms, by a key of READINGS; a distance's is that of the distance from 0.
 
-        Arms with a destroyed run are of another kind.
+        Arms with a destroyed run are of another kind, as are those that vary more than the others do: they are left out
+        of it, and where one of `arms` is one, it says nothing.
         """
         if (outcome, reading) not in self.known:
-            found = [variance_of(self, arm, outcome, reading) for arm in self if self.steady(arm, base_of(arm))]
-            self.known[outcome, reading] = prior_of([one for one in found if one])
-        return self.known[outcome, reading]
+            found = {arm: variance_of(self, arm, outcome, reading) for arm in self if self.steady(arm, base_of(arm))}
+            estimates = {arm: one for arm, one in found.items() if one}
+            apart = unlike(estimates)
+            usual = prior_of([one for arm, one in estimates.items() if arm not in apart])
+            self.known[outcome, reading] = usual, apart
+        usual, apart = self.known[outcome, reading]
+        return usual if self.steady(*arms) and not apart & {*arms} else Prior()
 
     def destroyed(self, arm: str) -> bool:
         """Whether an arm has a run that destroyed the policy."""
@@ -289,6 +294,27 @@ def prior_of(estimates: Sequence[tuple[float, int]]) -> Prior:
     half = most / 2 if excess <= 0 else min(inverse_trigamma(excess), most / 2)
     shift = math.log(half) - float(torch.digamma(torch.tensor(half, dtype=torch.float64)))
     return Prior(math.exp(float(logs.mean()) - (shift if excess > 0 else 0.0)), int(2 * half))
+
+
+def unlike(estimates: dict[str, tuple[float, int]]) -> set[str]:
+    """Arms of a larger variance over seeds than the others' prior explains, by F tests at LEVEL over all of them.
+
+    The least likely one is left out and the others are tested anew, until none is. One such arm among many would leave
+    the prior next to no degrees of freedom (Phipson et al. 2016, Annals of Applied Statistics 10(2)).
+    """
+    rest = {arm: one for arm, one in estimates.items() if math.isfinite(one[0]) and one[0] > 0}
+    apart: set[str] = set()
+    while True:
+        chances = {}
+        for arm, (variance, freedom) in rest.items():
+            usual = prior_of([one for other, one in rest.items() if other != arm])
+            if usual.freedom:
+                chances[arm] = f_p(variance / usual.variance, freedom, usual.freedom)
+        least = min(chances, key=chances.get, default="")
+        if not least or chances[least] * len(estimates) > LEVEL:
+            return apart
+        apart.add(least)
+        del rest[least]
 
 
 def inverse_trigamma(value: float) -> float:
@@ -408,15 +434,15 @@ def effect(
 ) -> Effect | None:
     """An arm's outcome less its base's, on the seeds that both have; with no base ("") the outcome itself.
 
-    A difference has twice the variance of an arm: that of all arms is its prior, unless one of the two was destroyed or
-    `pooled` is False. None where they share no seed.
+    A difference has twice the variance of an arm: that of all arms is its prior, unless one of the two is of another
+    kind (Regime.prior) or `pooled` is False. None where they share no seed.
     """
     if not shared(runs, arm, base or arm):
         return None
     own, others, where = measured(runs, arm, base, outcome, reading, target)
     prior = Prior()
-    if pooled and base and runs.steady(arm, base):
-        of_one = runs.prior(outcome, reading)
+    if pooled and base:
+        of_one = runs.prior(outcome, reading, arm, base)
         prior = Prior(2 * of_one.variance, of_one.freedom)
     words = f"{outcome.replace('a target', f'{target:g}')} {where}" + (f", less {base}" if base else "")
     return replace(effect_of(own - others if base else own, prior), outcome=outcome, words=words)
