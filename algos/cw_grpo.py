@@ -22,9 +22,14 @@ Differs from the paper:
 - The standard deviation is the population's; the notes do not say which.
 - A group in which no covariance stands out (equal rewards, equal log-probabilities) has weight 1 throughout.
 
+When it does not hold: on the embedded task with eight updates a rollout. Entropy is not steadier there: it climbs above
+1.2 nats and swings, in bursts three to four responses of ten are cut off at the length limit, and at step 400 neither
+pass@1 nor pass@32 is told apart from GRPO's (two runs, benchmarks/results/collapse/CLAIMS.md). It keeps entropy, and
+not what many samples find.
+
 sigma grows with the outliers that it is to damp. On the embedded task some token of a step is always far enough out for
-a weight next to 0 (algo/weight_min), and no weight exceeds 1.5. --shuffle-weights is the control: the same weights on
-other tokens of the group.
+a weight next to 0 (algo/weight_min); the largest weight is below 1.5 at first, and was 18 in one burst of those runs.
+--shuffle-weights is the control: the same weights on other tokens of the group.
 
     python algos/cw_grpo.py
     python algos/cw_grpo.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --task problems.jsonl --num-prompts 4 \

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import claims, figures, judging, sentences
 from benchmarks.claims import Args
-from benchmarks.collapse import ARMS, ON_POLICY
+from benchmarks.collapse import ARMS, ON_POLICY, encode
 from benchmarks.judging import Judged
 from benchmarks.methods import Claim
 from benchmarks.readings import STOPPED, Effect, Variances, load
@@ -71,7 +71,7 @@ def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
     assert "clip_cov (3 of 5)" in text and "grpo (1 of 5)" in text and "forking_tokens (1 of 5)" in text
     names = {f"{regime}-{name}.png" for regime in ("off-policy", "on-policy") for name in (*figures.FIGURES, "first")}
     names |= {f"off-policy-controls-{name}.png" for name in figures.CONTROLLED}  # clip_cov's was run
-    names |= {"off-policy-effects.png"}  # on-policy there is no base
+    names |= {"off-policy-effects.png", "off-policy-ends.png"}  # on-policy there is one arm, and no base
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == names
     shown = text.partition("\n- ")[2].partition("\n\n")[0].split("\n")
     assert 3 <= len(shown) <= 10 and f"6 of the {len(ARMS)} arms" in shown[0]
@@ -233,9 +233,25 @@ def test_who_ends_highest_is_said_of_arms_with_as_many_seeds(tmp_path: Path) -> 
         keep(tmp_path / "rows", arm, seeds)
     text = made(tmp_path)
     assert "Of 2 arms with 2 seeds or more, the highest mean at the end has `clip_cov` in pass@1 (0.62)" in text
-    assert "dynamic sampling draws" not in text
+    assert "dynamic sampling draws" not in text and "correlates" not in text  # of three arms it would say little
     keep(tmp_path / "rows", "dapo", 2, samples=[15 * step for step in range(5, 101, 5)])
-    assert "dynamic sampling draws in as many steps: `dapo` 1.5." in made(tmp_path)
+    assert "; dynamic sampling draws GRPO's samples times 1.5 (`dapo`)." in made(tmp_path)
+
+
+def test_it_is_said_whether_entropy_goes_with_what_many_samples_find(tmp_path: Path) -> None:
+    """Of ten arms one has the most entropy and the lowest pass@32; heal, which trains elsewhere, is not among them."""
+    arms = [arm for arm in ARMS if ", " not in arm and arm != "opo"][:9]
+    for index, arm in enumerate([*arms, "heal", "sapo"]):
+        keep(tmp_path / "rows", arm, 1, entropy=0.1 + 0.01 * index)
+        path = tmp_path / "rows" / "off-policy" / f"{arm}-s1.json"
+        one = json.loads(path.read_text())
+        lost = 10 if arm == "sapo" else 9 - index
+        one["flags"]["eval_samples"], one["evaluations"][-1]["right"] = 64, encode([12, 12 - lost])
+        path.write_text(json.dumps(one))
+    far = "the farthest off is `sapo`, with an entropy of 0.20 and pass@32 of"
+    assert re.search(
+        rf"Over 10 arms that keep a policy, entropy at the end correlates \+0\.45 with .*{far}", made(tmp_path)
+    )
 
 
 def test_the_law_is_said_of_runs_that_are_long_enough(tmp_path: Path) -> None:

@@ -78,11 +78,11 @@ def test_panels_of_families_share_a_frame_that_the_destroyed_one_does_not_stretc
     runs: Regime, drawn: list[Figure], tmp_path: Path
 ) -> None:
     figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)
-    assert len(drawn) == 2 + len(figures.FIGURES)
-    first, second, gone, *_ = drawn[2 + [*figures.FIGURES].index("entropy")].axes
+    assert len(drawn) == 3 + len(figures.FIGURES)
+    first, second, gone, *_ = drawn[3 + [*figures.FIGURES].index("entropy")].axes
     assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
     assert {axis.get_yscale() for axis in (first, second, gone)} == {"log"}  # which the other outcomes have not
-    assert drawn[2].axes[0].get_yscale() == "linear" and first.get_ylim()[1] < 0.3 and gone.get_ylim()[1] > 3
+    assert drawn[3].axes[0].get_yscale() == "linear" and first.get_ylim()[1] < 0.3 and gone.get_ylim()[1] > 3
     assert names(second) == ["grpo", "clip_cov"] and gone.get_title(loc="left") == "destroyed, on a scale of its own"
 
 
@@ -99,6 +99,18 @@ def test_the_figure_of_first_methods_is_framed_by_those_that_keep_a_policy(
     assert ends == pytest.approx({"grpo": 0.75, "clip_cov": 0.75})
     [curve] = [line for line in entropy.lines if line.get_label() == "clip_cov"]
     assert curve.get_ydata()[-1] == pytest.approx(0.15, abs=0.02)  # a mean over 25 steps
+
+
+def test_where_arms_end_is_drawn_against_their_entropy(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:
+    """nsr, which is destroyed, is left out; of arms at one place one has a name, and GRPO always."""
+    runs |= {"opo": runs["maxrl"], "heal": runs["maxrl"], "clip_cov, random selection": runs["clip_cov"]}
+    figures.with_entropy(runs, "title", tmp_path / "ends.png")
+    [figure] = drawn
+    for axis, height in zip(figure.axes, (1.0, 0.75), strict=True):
+        places = [(round(line.get_xdata()[0], 2), line.get_ydata()[0], line.get_marker()) for line in axis.lines]
+        dot, cross, high = (0.11, height, "o"), (0.11, height, "x"), (0.16, height, "o")  # of heal there is none
+        assert sorted(places) == sorted([dot] * 3 + [cross, high, (*high[:2], "x")]) and axis.get_xscale() == "log"
+        assert [text.get_text() for text in axis.texts] == ["grpo", "clip_cov"]
 
 
 def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:

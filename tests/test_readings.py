@@ -372,6 +372,10 @@ def test_equal_differences_have_no_width() -> None:
     assert (found.low, found.high, found.p) == (0.5, 0.5, 0) and effect_of(np.zeros((3, 1))).p == 1
 
 
+def test_ranks_share_what_is_equal() -> None:
+    assert readings.ranks([0.3, 0.1, 0.3, 0.2]).tolist() == [2.5, 0, 2.5, 1]
+
+
 # --- Verdicts ---------------------------------------------------------------------------------------------------------
 
 

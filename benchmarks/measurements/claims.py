@@ -340,6 +340,12 @@ Every method that has been run with its base, in one figure; the tables of famil
 controls. An arrow is beyond the frame; a red one is a destroyed policy.
 """
 
+ENDS = """![pass@32 and pass@1 against entropy]({regime}-ends.png)
+
+Of the arms that keep a policy and train on the task that they are evaluated on. Named are GRPO and some of
+those that are farthest from the middle.
+"""
+
 FRONT = """![pass@32 against pass@1]({regime}-front.png)
 
 Both are of samples at temperature 1, that of the rollouts. At a lower one pass@1 rises and pass@32 falls for the same
@@ -408,6 +414,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     lines = [
         title,
         *([EFFECTS.format(regime=regime)] if figures.measured(judged) else []),
+        *([ENDS.format(regime=regime)] if (out / f"{regime}-ends.png").exists() else []),
         FRONT.format(regime=regime),
         ENTROPY.format(regime=regime, updates=updates, population=population(runs)),
         COVERAGE.format(regime=regime),

@@ -18,7 +18,7 @@ from benchmarks.collapse import ON_POLICY
 from benchmarks.judging import DESTROYED, Judged, family_of, own_controls
 from benchmarks.methods import FAMILIES, METHODS
 from benchmarks.plot import DASHES, PALETTE, band
-from benchmarks.readings import MARGINS, Regime, Run, base_of
+from benchmarks.readings import MARGINS, Regime, Run, base_of, ends
 from common.curves import INK, MUTED, STYLE
 
 MOST_LINES = 7  # in one panel
@@ -40,6 +40,7 @@ FIGURES = {  # outcome -> title, labels of the axes
 }
 LOG_TICKS = {"entropy": (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3)}
 EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, cross: one seed, grey: margin"
+ENDS = "Where arms end, against their entropy (log scale); means over seeds; dot: a method, cross: another arm"
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
 
 
@@ -246,16 +247,56 @@ def effects(judged: Against, title: str, path: Path) -> None:
         plt.close(figure)
 
 
+# --- What entropy goes with -------------------------------------------------------------------------------------------
+
+
+def named_arms(found: dict[str, dict[str, float]], outcome: str, most: int = 12) -> list[str]:
+    """GRPO, and from the farthest off the middle of an outcome against log entropy those whose names have room."""
+    arms, points = [*found], np.array([(np.log(end["entropy"]), end[outcome]) for end in found.values()])
+    places = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)  # in the frame, of 1 by 1
+    far = (((places - np.median(places, axis=0)) / np.maximum(places.std(axis=0), 1e-9)) ** 2).sum(1)
+    named: list[int] = []
+    for index in sorted(range(len(arms)), key=lambda index: (arms[index] != "grpo", -far[index])):
+        apart = np.abs(places[named] - places[index]) > (0.3, 0.04)  # a name's width and height
+        if len(named) < most and apart.any(1).all():
+            named.append(index)
+    return [arms[index] for index in named]
+
+
+def with_entropy(runs: Regime, title: str, path: Path) -> None:
+    """Where arms end: pass@32 and pass@1 against entropy, a dot for each arm that keeps a policy."""
+    found = ends(runs)
+    with plt.rc_context(STYLE | {"font.size": 10}):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+        for axis, outcome in zip(axes, ("pass@32", "pass@1"), strict=True):
+            named = named_arms(found, outcome)
+            for arm, end in found.items():
+                look = {"color": INK if arm == "grpo" else PALETTE[0] if arm in METHODS else MUTED}
+                axis.plot(end["entropy"], end[outcome], "o" if arm in METHODS else "x", markersize=4.5, **look)
+                if arm in named:
+                    place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7.5}
+                    axis.annotate(arm, (end["entropy"], end[outcome]), **place, **look)
+            axis.set_xscale("log", subs=[])
+            axis.xaxis.set_major_locator(FixedLocator(LOG_TICKS["entropy"]))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.set(title=outcome, xlabel="nats per token")
+        figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
 # --- All of a regime --------------------------------------------------------------------------------------------------
 
 
 def draw_all(runs: Regime, judged: Against, regime: str, out: Path) -> None:
     """All figures of a regime, as <regime>-<name>.png.
 
-    "first"; "effects" if a method was run with its base; and small multiples: FIGURES by family, CONTROLLED by method
-    where a control was run.
+    "first"; "ends" of three arms or more; "effects" if a method was run with its base; and small multiples: FIGURES by
+    family, CONTROLLED by method where a control was run.
     """
     first_methods(runs, out / f"{regime}-first.png")
+    if len(ends(runs)) > 2:
+        with_entropy(runs, f"{regime.capitalize()}. {ENDS}", out / f"{regime}-ends.png")
     if measured(judged):
         effects(judged, f"{regime.capitalize()}. {EFFECTS}", out / f"{regime}-effects.png")
     some = controls(runs)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.collapse import ARMS, EVERY, REGIMES, decode, regime_of
+from benchmarks.methods import METHODS
 from benchmarks.report import f_p, student_p, student_t
 from common.evaluate import pass_at_k
 
@@ -446,6 +447,25 @@ def effect(
         prior = Prior(2 * of_one.variance, of_one.freedom)
     words = f"{outcome.replace('a target', f'{target:g}')} {where}" + (f", less {base}" if base else "")
     return replace(effect_of(own - others if base else own, prior), outcome=outcome, words=words)
+
+
+def ends(runs: Regime) -> dict[str, dict[str, float]]:
+    """The primary outcomes at the last step, means over seeds, of arms without a destroyed run.
+
+    And without those that train on another task.
+    """
+
+    def mean(arm: str, outcome: str) -> float:
+        return float(np.mean([run.at(outcome, run.horizon).mean() for run in runs[arm].values()]))
+
+    kept = [arm for arm in runs if runs.steady(arm) and not METHODS[EVERY[arm][0]].trained_on]
+    return {arm: {outcome: mean(arm, outcome) for outcome in MARGINS} for arm in kept}
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """0 for the smallest; equal values share the mean of theirs."""
+    values = np.array(values)
+    return (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) - 1) / 2
 
 
 # --- Verdicts ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from benchmarks.judging import (
     would_take,
 )
 from benchmarks.methods import METHODS
-from benchmarks.readings import MARGINS, STOPPED, Regime, load_group
+from benchmarks.readings import MARGINS, STOPPED, Regime, ends, load_group, ranks
 
 
 def listed(arms: Sequence[str], most: int = 6) -> str:
@@ -64,22 +64,36 @@ def of_ends(runs: Regime) -> Iterator[str]:
         return
     least = by_seeds[1]
     some = {arm: [*seeds.values()] for arm, seeds in runs.items() if len(seeds) >= least and arm != STOPPED}
-    ends = {
-        arm: {key: np.mean([run.at(key, run.horizon).mean() for run in mine]) for key in MARGINS}
-        for arm, mine in some.items()
-    }
     highest: dict[str, list[str]] = {}
     for key in ("pass@1", "pass@32", "coverage"):
-        arm = max(ends, key=lambda arm: ends[arm][key])
-        highest.setdefault(arm, []).append(f"{key} ({ends[arm][key]:.2f})")
+        means = {arm: np.mean([run.at(key, run.horizon).mean() for run in mine]) for arm, mine in some.items()}
+        arm = max(means, key=means.get)
+        highest.setdefault(arm, []).append(f"{key} ({means[arm]:.2f})")
     words = ", ".join(f"`{arm}` in {' and '.join(outcomes)}" for arm, outcomes in highest.items())
-    yield f"Of {len(some)} arms with {number_word(least, 'seed')} or more, the highest mean at the end has {words}."
+    cost = ""
     if "grpo" in some:
         drawn = {arm: np.mean([run.drawn("samples") for run in mine]) for arm, mine in some.items()}
         ratios = {arm: number / drawn["grpo"] for arm, number in drawn.items() if number > 1.1 * drawn["grpo"]}
         if ratios:
-            words = ", ".join(f"`{arm}` {ratio:.1f}" for arm, ratio in ratios.items())
-            yield f"Times GRPO's samples that dynamic sampling draws in as many steps: {words}."
+            times = ", ".join(f"{ratio:.1f} (`{arm}`)" for arm, ratio in sorted(ratios.items(), key=lambda one: one[1]))
+            cost = f"; dynamic sampling draws GRPO's samples times {times}"
+    count = f"{len(some)} arms with {number_word(least, 'seed')}"
+    yield f"Of {count} or more, the highest mean at the end has {words}{cost}."
+
+
+def of_entropy(runs: Regime, least: int = 10) -> Iterator[str]:
+    """Whether what keeps entropy keeps what many samples find, over at least so many arms; and who does not."""
+    found = ends(runs)
+    if len(found) < least:
+        return
+    entropy, passed, one = (ranks([end[key] for end in found.values()]) for key in ("entropy", "pass@32", "pass@1"))
+    many, first = (np.corrcoef(entropy, other)[0, 1] for other in (passed, one))
+    far = [*found][int(np.argmax(np.abs(entropy - passed)))]
+    yield (
+        f"Over {len(found)} arms that keep a policy, entropy at the end correlates {many:+.2f} with pass@32 and "
+        f"{first:+.2f} with pass@1 (Spearman); the farthest off is `{far}`, with an entropy of "
+        f"{found[far]['entropy']:.2f} and pass@32 of {found[far]['pass@32']:.2f}."
+    )
 
 
 def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
@@ -156,14 +170,14 @@ def of_destruction(runs: Regime) -> Iterator[str]:
 def of_started(started: Regime) -> Iterator[str]:
     """The same methods from GRPO's checkpoint."""
     if "nsr" in started and "grpo" in started:
-        ends = {
+        last = {
             arm: np.mean([r.at("pass@1", r.horizon).mean() for r in started[arm].values()]) for arm in ("nsr", "grpo")
         }
         begun = np.mean([run.at("pass@1", 0).mean() for run in started["nsr"].values()])
         gone = sum(run.destroyed() is not None for run in started["nsr"].values())
         yield (
-            f"From GRPO's checkpoint (pass@1 {begun:.2f}) `nsr` ends at {ends['nsr']:.2f} where GRPO goes on to "
-            f"{ends['grpo']:.2f}; {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
+            f"From GRPO's checkpoint (pass@1 {begun:.2f}) `nsr` ends at {last['nsr']:.2f} where GRPO goes on to "
+            f"{last['grpo']:.2f}; {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
         )
 
 
@@ -187,6 +201,7 @@ def of_all(rows: Path, runs: dict[str, Regime]) -> list[str]:
     parts = (
         of_runs(off),
         of_ends(off),
+        of_entropy(off),
         of_promises(promises(runs)),
         of_effects(off),
         of_controls(off),
