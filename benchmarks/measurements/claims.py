@@ -57,6 +57,7 @@ from benchmarks.readings import (
     base_of,
     column,
     effect,
+    ends,
     load,
     load_group,
 )
@@ -84,7 +85,7 @@ def number(found: Effect | None) -> str:
     return f"{found.mean:+.3f}" + ("" if math.isnan(found.low) else f" ({found.low:+.3f} to {found.high:+.3f})")
 
 
-def ends(runs: Regime, arm: str) -> list[str]:
+def end_cells(runs: Regime, arm: str) -> list[str]:
     """The primary outcomes of an arm at its last step, mean and spread over seeds."""
     return [plus_minus(run.at(outcome, run.horizon).mean() for run in runs[arm].values()) for outcome in MARGINS]
 
@@ -95,7 +96,7 @@ def first_table(runs: Regime, arms: Sequence[str]) -> list[str]:
     for arm in arms:
         mine = runs.get(arm, {})
         drawn = f"{np.mean([run.drawn('samples') for run in mine.values()]):,.0f}" if mine else ""
-        rows.append((arm, len(mine) or "not run", *(ends(runs, arm) if mine else [""] * len(MARGINS)), drawn))
+        rows.append((arm, len(mine) or "not run", *(end_cells(runs, arm) if mine else [""] * len(MARGINS)), drawn))
     return markdown(("arm", "seeds", *MARGINS, "samples"), rows)
 
 
@@ -238,7 +239,7 @@ def started_table(runs: Regime) -> list[str]:
             step = ", ".join("never" if one is None else str(one) for one in gone)
             found = judged.get((arm, base_of(arm)), [])
             effects = [f"{number(one.found)} {one.verdict}".strip() for one in found] or [""] * len(MARGINS)
-            cells = [f"{end}; {less}".strip("; ") for end, less in zip(ends(runs, arm), effects, strict=True)]
+            cells = [f"{end}; {less}".strip("; ") for end, less in zip(end_cells(runs, arm), effects, strict=True)]
             rows.append((arm, base_of(arm), len(mine), *cells, step))
     return markdown(("arm", "less", "seeds", *MARGINS, "destroyed at"), rows) if rows else []
 
@@ -342,8 +343,8 @@ controls. An arrow is beyond the frame; a red one is a destroyed policy.
 
 ENDS = """![pass@32 and pass@1 against entropy]({regime}-ends.png)
 
-Of the arms that keep a policy and train on the task that they are evaluated on. Named are GRPO and some of
-those that are farthest from the middle.
+Of the arms that keep a policy and train on the task that they are evaluated on; named are GRPO and some of those that
+are farthest from the middle.
 """
 
 FRONT = """![pass@32 against pass@1]({regime}-front.png)
@@ -414,7 +415,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     lines = [
         title,
         *([EFFECTS.format(regime=regime)] if figures.measured(judged) else []),
-        *([ENDS.format(regime=regime)] if (out / f"{regime}-ends.png").exists() else []),
+        *([ENDS.format(regime=regime)] if len(ends(runs)) >= figures.FEWEST_ENDS else []),
         FRONT.format(regime=regime),
         ENTROPY.format(regime=regime, updates=updates, population=population(runs)),
         COVERAGE.format(regime=regime),

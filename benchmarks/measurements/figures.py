@@ -21,6 +21,7 @@ from benchmarks.plot import DASHES, PALETTE, band
 from benchmarks.readings import MARGINS, Regime, Run, base_of, ends
 from common.curves import INK, MUTED, STYLE
 
+FEWEST_ENDS = 3  # arms in the picture of where they end
 MOST_LINES = 7  # in one panel
 SHORT_NAME = 22  # characters: two such names have room side by side under a panel
 ROOM = 0.06  # of a frame's height and width, around what it holds
@@ -291,11 +292,11 @@ def with_entropy(runs: Regime, title: str, path: Path) -> None:
 def draw_all(runs: Regime, judged: Against, regime: str, out: Path) -> None:
     """All figures of a regime, as <regime>-<name>.png.
 
-    "first"; "ends" of three arms or more; "effects" if a method was run with its base; and small multiples: FIGURES by
-    family, CONTROLLED by method where a control was run.
+    "first"; "ends" of FEWEST_ENDS arms or more; "effects" if a method was run with its base; and small multiples:
+    FIGURES by family, CONTROLLED by method where a control was run.
     """
     first_methods(runs, out / f"{regime}-first.png")
-    if len(ends(runs)) > 2:
+    if len(ends(runs)) >= FEWEST_ENDS:
         with_entropy(runs, f"{regime.capitalize()}. {ENDS}", out / f"{regime}-ends.png")
     if measured(judged):
         effects(judged, f"{regime.capitalize()}. {EFFECTS}", out / f"{regime}-effects.png")
