@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image, ImageColor
 
 from benchmarks import figures
 from benchmarks.judging import against_bases
@@ -32,12 +33,21 @@ def runs() -> Regime:
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Figure]:
     """Figures as they were when they were written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: kept.append(self))
+    monkeypatch.setattr(figures, "write", lambda figure, _: kept.append(figure))
     return kept
 
 
 def names(axis: plt.Axes) -> list[str]:
     return axis.get_legend_handles_labels()[1]
+
+
+def test_a_picture_is_small_and_has_its_colours(runs: Regime, tmp_path: Path) -> None:
+    figures.first_methods(runs, tmp_path / "first.png")
+    with Image.open(tmp_path / "first.png") as picture:
+        assert picture.mode == "P" and picture.size[0] == 1210  # 11 inches of 110 pixels
+        colours = np.array(picture.convert("RGB")).reshape(-1, 3)
+    for wanted in (figures.INK, *figures.PALETTE[:2]):
+        assert np.abs(colours - np.array(ImageColor.getrgb(wanted))).max(1).min() < 12
 
 
 def test_a_destroyed_arm_has_a_panel_of_its_own(runs: Regime) -> None:
