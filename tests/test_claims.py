@@ -96,6 +96,15 @@ def test_what_has_no_verdict_is_on_a_page_of_its_own(tmp_path: Path) -> None:
     assert "best evaluation of each" not in claimed and "## Tuning" not in claimed
 
 
+def test_it_is_said_what_arms_lend_each_other(tmp_path: Path) -> None:
+    """Four arms of three seeds whose entropies spread alike, and one whose seeds end far apart."""
+    for shift, arm in enumerate(("grpo", "dapo", "nsr", "maxrl", "gspo")):
+        for seed in (3, 2, 1):  # the last of them keeps what is written for it
+            keep(tmp_path / "rows", arm, seed, entropy=0.2 + 0.01 * seed + 1e-4 * seed * shift + seed * (arm == "gspo"))
+    page = made(tmp_path)
+    assert re.search(r"at equal steps: pass@1 0, pass@32 0, coverage 0, entropy 8\. Too var.*: in entropy gspo\.", page)
+
+
 def test_a_method_without_its_part_is_a_base_and_not_an_inactive_method(tmp_path: Path) -> None:
     for arm in ("lp_reg", "lp_reg, no penalty"):
         keep(tmp_path / "rows", arm, 1, **{"algo/selected_ratio": 0.0})

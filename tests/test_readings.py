@@ -360,7 +360,7 @@ def test_an_arm_that_varies_more_than_the_others_neither_gives_nor_takes() -> No
     runs |= dict.fromkeys(("aem", "archer", "clip_b", "clip_v", "dr_grpo", "gspo", "gxpo", "still3"), runs["grpo"])
     wild = {seed: read(record([[4, 4], [3, 3]], "maxrl", seed, entropy=0.1 + seed)) for seed in (1, 2, 3)}
     apart, usual = Regime(runs | {"maxrl": wild}), Regime(runs)
-    assert apart.prior("entropy", "equal steps") == usual.prior("entropy", "equal steps")
+    assert apart.usual("entropy", "equal steps") == (usual.prior("entropy", "equal steps"), {"maxrl"})
     assert effect(apart, "maxrl", "grpo", "entropy").variances.borrowed == 0
     assert effect(apart, "maxrl", "grpo", "pass@1").variances == effect(apart, "opo", "grpo", "pass@1").variances
     assert effect(apart, "opo", "maxrl", "entropy").variances.borrowed == 0

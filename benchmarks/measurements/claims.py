@@ -319,7 +319,7 @@ before them: a model of 0.43 million parameters, countdown, 400 steps of 32 prom
 It is a toy: evidence about what an idea does here, none against results at 7B or 32B.
 
 An effect is the difference to the base on the same seeds and problems, with its 95 % interval over both; the variance
-over seeds is moderated by that of all arms. *Reproduced*, *contradicted*: beyond 0 on the promised or the other side,
+over seeds is moderated by that of other arms. *Reproduced*, *contradicted*: beyond 0 on the promised or the other side,
 after Holm's correction over its table at {level}; *higher*, *lower*: the same where nothing is promised; *small*: the
 difference is under the margin. *No effect*: the interval lies inside the margin ({margins}).
 Else *inconclusive*. *By its own variance*: the verdict without that moderation, where it is another one. *Would take*:
@@ -398,6 +398,17 @@ def population(runs: Regime) -> str:
     return f", and in `dapo`'s runs their entropy is {np.mean(gaps):+.3f} nats off"
 
 
+def lent(runs: Regime) -> list[str]:
+    """What the arms' variances over seeds lend to each of them, and which neither give nor take; of few arms, nothing."""
+    found = {outcome: runs.usual(outcome, "equal steps") for outcome in MARGINS}
+    freedoms = ", ".join(f"{outcome} {usual.freedom}" for outcome, (usual, _) in found.items())
+    apart = "; ".join(f"in {outcome} {', '.join(sorted(arms))}" for outcome, (_, arms) in found.items() if arms)
+    if not any(usual.freedom for usual, _ in found.values()):
+        return []
+    words = f"Degrees of freedom that arms lend each other's variance over seeds, at equal steps: {freedoms}."
+    return [words + (f" Too variable to give or take: {apart}." if apart else "") + "\n"]
+
+
 def titled(title: str, lines: Sequence[str], text: str = "") -> list[str]:
     return [f"### {title}\n", *([f"{text}\n"] if text else []), *lines, ""] if lines else []
 
@@ -414,6 +425,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     )
     lines = [
         title,
+        *lent(runs),
         *([EFFECTS.format(regime=regime)] if figures.measured(judged) else []),
         *([ENDS.format(regime=regime)] if len(ends(runs)) >= figures.FEWEST_ENDS else []),
         FRONT.format(regime=regime),

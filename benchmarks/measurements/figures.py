@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from PIL import Image
@@ -42,7 +43,7 @@ FIGURES = {  # outcome -> title, labels of the axes
         ("step", "coverage"),
     ),
 }
-LOG_TICKS = {"entropy": (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3)}
+NATS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3)  # ticks of a log scale
 EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, cross: one seed, grey: margin"
 ENDS = "Where arms end, against their entropy (log scale); means over seeds; dot: a method, cross: another arm"
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
@@ -55,6 +56,12 @@ def write(figure: Figure, path: Path) -> None:
     plt.close(figure)
     with Image.open(drawn) as picture:
         picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def tick_nats(axis: Axis) -> None:
+    """Label entropies on a log scale; unlike ticks that are set, these leave the frame as it is."""
+    axis.set_major_locator(FixedLocator(NATS))
+    axis.set_major_formatter("{x:g}")
 
 
 # --- One arm in a panel -----------------------------------------------------------------------------------------------
@@ -136,10 +143,9 @@ def small_multiples(runs: Regime, groups: Groups, name: str, regime: str, path: 
             axis.set(title=f"{group}, on a scale of its own" if group.startswith("destroyed") else group)
             beside = 2 if max(map(len, (ink, *arms))) <= SHORT_NAME else 1
             axis.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncols=beside, fontsize=8, handlelength=2.6)
-            if name in LOG_TICKS:
-                axis.set_yscale("log", subs=[])  # no ticks but these, which unlike set_yticks leave the frame as it is
-                axis.yaxis.set_major_locator(FixedLocator(LOG_TICKS[name]))
-                axis.yaxis.set_major_formatter("{x:g}")
+            if name == "entropy":
+                axis.set_yscale("log", subs=[])
+                tick_nats(axis.yaxis)
         share([axis for axis, (group, *_) in zip(axes.flat, shown, strict=False) if not group.startswith("destroyed")])
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
@@ -206,9 +212,9 @@ def dots(axis: plt.Axes, some: dict[str, Judged], rows: dict[str, int], margin: 
     """One outcome of each arm at its row: mean, 95 % interval, the margin in grey.
 
     A full dot is told from 0 after the correction of its table, an empty one is not; one seed is a cross, without an
-    interval. What a destroyed policy differs by would stretch the frame, and so would the tenth
-    that is farthest off, if by more than three times as far as the others: an arrow at its edge shows the side, of a
-    destroyed policy in another colour.
+    interval. What a destroyed policy differs by would stretch the frame, and so would those of the farthest tenth that
+    are more than three times as far off as the others: an arrow at its edge shows the side, of a destroyed policy in
+    another colour.
     """
     gone = {arm for arm, one in some.items() if one.verdict.endswith(DESTROYED)}
     needed = {arm: np.nanmax(np.abs([o.found.mean, o.found.low, o.found.high])) for arm, o in some.items()}
@@ -287,8 +293,7 @@ def with_entropy(runs: Regime, title: str, path: Path) -> None:
                     place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7.5}
                     axis.annotate(arm, (end["entropy"], end[outcome]), **place, **look)
             axis.set_xscale("log", subs=[])
-            axis.xaxis.set_major_locator(FixedLocator(LOG_TICKS["entropy"]))
-            axis.xaxis.set_major_formatter("{x:g}")
+            tick_nats(axis.xaxis)
             axis.set(title=outcome, xlabel="nats per token")
         figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
         write(figure, path)

@@ -165,19 +165,21 @@ class Regime(dict[str, dict[int, Run]]):
         super().__init__(runs)
         self.known: dict[tuple[str, str], tuple[Prior, set[str]]] = {}
 
-    def prior(self, outcome: str, reading: str, *arms: str) -> "Prior":
-        """Of an outcome in each of these arms, by a key of READINGS; a distance's is that of the distance from 0.
+    def usual(self, outcome: str, reading: str) -> "tuple[Prior, set[str]]":
+        """What arms say together of an outcome, by a key of READINGS, and those that vary more than the others do.
 
-        Arms with a destroyed run are of another kind, as are those that vary more than the others do: they are left out
-        of it, and where one of `arms` is one, it says nothing.
+        Of neither are arms with a destroyed run. A distance's is that of the distance from 0.
         """
         if (outcome, reading) not in self.known:
             found = {arm: variance_of(self, arm, outcome, reading) for arm in self if self.steady(arm, base_of(arm))}
             estimates = {arm: one for arm, one in found.items() if one}
             apart = unlike(estimates)
-            usual = prior_of([one for arm, one in estimates.items() if arm not in apart])
-            self.known[outcome, reading] = usual, apart
-        usual, apart = self.known[outcome, reading]
+            self.known[outcome, reading] = prior_of([e for arm, e in estimates.items() if arm not in apart]), apart
+        return self.known[outcome, reading]
+
+    def prior(self, outcome: str, reading: str, *arms: str) -> "Prior":
+        """Of an outcome in each of these arms; it says nothing where one was destroyed or varies too much."""
+        usual, apart = self.usual(outcome, reading)
         return usual if self.steady(*arms) and not apart & {*arms} else Prior()
 
     def destroyed(self, arm: str) -> bool:
