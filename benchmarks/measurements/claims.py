@@ -399,7 +399,7 @@ def population(runs: Regime) -> str:
 
 
 def lent(runs: Regime) -> list[str]:
-    """What the arms' variances over seeds lend to each of them, and which neither give nor take; of few arms, nothing."""
+    """What arms lend each other's variance over seeds, and which neither give nor take; of few arms, nothing."""
     found = {outcome: runs.usual(outcome, "equal steps") for outcome in MARGINS}
     freedoms = ", ".join(f"{outcome} {usual.freedom}" for outcome, (usual, _) in found.items())
     apart = "; ".join(f"in {outcome} {', '.join(sorted(arms))}" for outcome, (_, arms) in found.items() if arms)
