@@ -283,51 +283,53 @@ class Prior:
 def prior_of(estimates: Sequence[tuple[float, int]]) -> Prior:
     """From arms' variances over seeds and their degrees of freedom; of fewer than three arms, none.
 
-    The true variances are taken to be drawn from a scaled inverse chi-square distribution, whose scale and degrees of
-    freedom follow from mean and spread of the logarithms of the estimates (Smyth 2004, Statistical Applications in
-    Genetics and Molecular Biology 3(1), Section 6.2). Rounded down, and at most what all arms have together.
+    The true variances are taken to be drawn from a scaled inverse chi-square distribution (Smyth 2004, Statistical
+    Applications in Genetics and Molecular Biology 3(1)), so that the estimates follow an F distribution. Its scale is
+    the likeliest, and its degrees of freedom are the fewest whose log-likelihood is within 1/2 of the highest: arms of
+    two seeds can hardly tell ten from a hundred, and too many make intervals that are too narrow far out, where Holm's
+    correction looks.
     """
     estimates = [one for one in estimates if math.isfinite(one[0]) and one[0] > 0]
     if len(estimates) < 3:
         return Prior()
-    variance, freedom = torch.tensor(estimates, dtype=torch.float64).unbind(1)
-    logs = variance.log() - torch.digamma(freedom / 2) + (freedom / 2).log()
-    excess = float(logs.var() - torch.polygamma(1, freedom / 2).mean())  # what the arms differ by beside chance
-    most = int(freedom.sum())
-    half = most / 2 if excess <= 0 else min(inverse_trigamma(excess), most / 2)
-    shift = math.log(half) - float(torch.digamma(torch.tensor(half, dtype=torch.float64)))
-    return Prior(math.exp(float(logs.mean()) - (shift if excess > 0 else 0.0)), int(2 * half))
+    variance, own = np.array(estimates, dtype=float).T  # (N,)
+    freedom = np.unique(np.geomspace(1, own.sum(), 100).round())[:, None]  # (F, 1), at most what all arms have together
+    low, high = (np.full_like(freedom, math.log(end)) for end in (variance.min(), variance.max()))
+    for _ in range(50):  # the derivative of the log-likelihood by the logarithm of the scale falls with it
+        middle = (low + high) / 2
+        ratio = own * variance / np.exp(middle)
+        rises = ((freedom + own) * ratio / (freedom + ratio)).sum(1, keepdims=True) > own.sum()
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    ratio = own * variance / (freedom * np.exp(low))
+    both, alone = (torch.lgamma(torch.from_numpy(one / 2)).numpy() for one in (freedom + own, freedom))
+    likelihood = (both - alone + own / 2 * np.log(ratio) - (freedom + own) / 2 * np.log1p(ratio)).sum(1)
+    fewest = int((likelihood >= likelihood.max() - 0.5).argmax())
+    return Prior(math.exp(low[fewest, 0]), int(freedom[fewest, 0]))
 
 
 def unlike(estimates: dict[str, tuple[float, int]]) -> set[str]:
     """Arms of a larger variance over seeds than the others' prior explains, by F tests at LEVEL over all of them.
 
-    The least likely one is left out and the others are tested anew, until none is. One such arm among many would leave
-    the prior next to no degrees of freedom (Phipson et al. 2016, Annals of Applied Statistics 10(2)).
+    The least likely one is held against the others, and left out if they do not explain it; and so on until they do.
+    One such arm among many would leave the prior next to no degrees of freedom (Phipson et al. 2016, Annals of Applied
+    Statistics 10(2)).
     """
     rest = {arm: one for arm, one in estimates.items() if math.isfinite(one[0]) and one[0] > 0}
     apart: set[str] = set()
-    while True:
-        chances = {}
-        for arm, (variance, freedom) in rest.items():
-            usual = prior_of([one for other, one in rest.items() if other != arm])
-            if usual.freedom:
-                chances[arm] = f_p(variance / usual.variance, freedom, usual.freedom)
-        least = min(chances, key=chances.get, default="")
-        if not least or chances[least] * len(estimates) > LEVEL:
-            return apart
+
+    def chance(arm: str, usual: Prior) -> float:
+        variance, freedom = rest[arm]
+        return f_p(variance / usual.variance, freedom, usual.freedom) if usual.freedom else 1.0
+
+    while rest:
+        usual = prior_of([*rest.values()])
+        least = min(rest, key=lambda arm: chance(arm, usual))
+        others = prior_of([one for arm, one in rest.items() if arm != least])
+        if chance(least, others) * len(estimates) > LEVEL:
+            break
         apart.add(least)
         del rest[least]
-
-
-def inverse_trigamma(value: float) -> float:
-    """The x > 0 at which the second derivative of log gamma has this value > 0: by halving its logarithm."""
-    low, high = -20.0, 20.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        above = float(torch.polygamma(1, torch.tensor(middle, dtype=torch.float64).exp())) > value
-        low, high = (middle, high) if above else (low, middle)
-    return math.exp(low)
+    return apart
 
 
 @dataclass(frozen=True)
