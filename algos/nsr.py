@@ -25,8 +25,9 @@ Expect less than the name promises where every update is on-policy: adding the s
 leaves the expected gradient as it is, so that PSR, NSR and REINFORCE then differ in variance and scale alone.
 
 When it holds: on the embedded task, where five answers in six are wrong at the start, it destroys the policy within 400
-steps of eight updates at a learning rate of 1e-4, with a clip of 0.05 too. At a third of that rate, or with
---positive-weight 0.5, it learns there (five runs as it is, one of each change, benchmarks/results/collapse/CLAIMS.md).
+steps, be they of eight updates at a learning rate of 1e-4 (five runs; with a clip of 0.05 too) or of one at 3e-4 (three
+runs). At a third of the first rate, or with --positive-weight 0.5, it learns there (one run of each change; all in
+benchmarks/results/collapse/CLAIMS.md).
 From a checkpoint of GRPO's that solves more than a third it lasts for 200 steps, keeps more entropy than GRPO and falls
 behind it (three runs). Its advantages are (1 + lambda) (R - 1/(1 + lambda)): a baseline near 1, far from the mean
 reward where most answers are wrong, and noisy for that.

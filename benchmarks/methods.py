@@ -92,6 +92,7 @@ class Method:
     arms: dict[str, Arm] = field(default_factory=dict)
     knob: tuple[str, tuple] | None = None
     active: tuple[str, ...] = ()
+    inert_at_one_update: str = ""  # why it does nothing at one update per rollout, if so
     trained_on: str = ""  # where that is not the task that it is evaluated on, which it may forget
     one_update: bool = False  # per rollout, by definition and without a flag: its runs stand in both regimes
     claims: tuple[Claim, ...] = ()
@@ -270,6 +271,7 @@ METHODS = {
             "kl_cov, annealed": Arm(MIXED, {"kl_cov_anneal": True}),
         },
         active=("algo/selected_ratio",),
+        inert_at_one_update="the penalty has no gradient before the first update",
         knob=("kl_cov_ratio", (2e-2, 1e-1)),
         claims=COVARIANCE,
     ),

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks import claims, figures, judging, sentences
 from benchmarks.claims import Args
-from benchmarks.collapse import ARMS, ON_POLICY, encode
+from benchmarks.collapse import ARMS, ON_POLICY, REGIMES, encode
 from benchmarks.judging import Judged
-from benchmarks.methods import Claim
+from benchmarks.methods import METHODS, Claim
 from benchmarks.readings import STOPPED, Effect, Variances, load
 from tests.test_readings import record
 
@@ -110,6 +110,13 @@ def test_a_method_without_its_part_is_a_base_and_not_an_inactive_method(tmp_path
         keep(tmp_path / "rows", arm, 1, **{"algo/selected_ratio": 0.0})
     rows = re.findall(r"\n\| (lp_reg[^|]*) \|.*\| ([^|]*) \|(?=\n)", made(tmp_path).partition("### Family: penalty")[2])
     assert rows[:2] == [("lp_reg", "inactive here: selected_ratio 0"), ("lp_reg, no penalty", "lp_reg's base")]
+
+
+def test_what_does_nothing_at_one_update_is_called_inactive_there_alone(tmp_path: Path) -> None:
+    for regime in REGIMES:
+        keep(tmp_path / "rows", "kl_cov", 1, regime, **{"algo/selected_ratio": 0.02})
+    cells = re.findall(r"\n\| kl_cov \| grpo, mixed groups \|.*\| ([^|]*) \|(?=\n)", made(tmp_path))
+    assert cells == ["selected_ratio 0.02", f"inactive here: {METHODS['kl_cov'].inert_at_one_update}"]
 
 
 def test_words_follow_the_numbers(tmp_path: Path) -> None:

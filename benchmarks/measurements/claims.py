@@ -100,22 +100,24 @@ def first_table(runs: Regime, arms: Sequence[str]) -> list[str]:
     return markdown(("arm", "seeds", *MARGINS, "samples"), rows)
 
 
-def active_words(runs: Regime, arm: str) -> str:
+def active_words(runs: Regime, regime: str, arm: str) -> str:
     """What shows a method active. A flag of GRPO's shows nothing, nor does the arm that a method is held against."""
     if arm.startswith("grpo, "):
         return ""
     script = ARMS[arm][0]
+    if regime == "on-policy" and (inert := METHODS[script].inert_at_one_update):
+        return f"inactive here: {inert}"
     return f"{script}'s base" if base_of(script) == arm else activity(runs[arm], active_columns(script))[1]
 
 
-def family_table(runs: Regime, judged: dict[tuple[str, str], list[Judged]], family: str) -> list[str]:
+def family_table(runs: Regime, regime: str, judged: dict[tuple[str, str], list[Judged]], family: str) -> list[str]:
     """The arms of one family that were run, each outcome with its effect and verdict."""
     rows = []
     for (arm, base), outcomes in judged.items():
         if family_of(arm) == family and arm in runs:
             cells = [f"{number(one.found)} {one.verdict}".strip() for one in outcomes]
             seeds = outcomes[0].found.seeds if outcomes[0].found else f"{len(runs[arm])}, base not run"
-            rows.append((arm, base, seeds, *cells, active_words(runs, arm)))
+            rows.append((arm, base, seeds, *cells, active_words(runs, regime, arm)))
     return markdown(("arm", "less", "seeds", *MARGINS, "active"), rows) if rows else []
 
 
@@ -439,7 +441,9 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
         ),
     ]
     for family, about in FAMILIES.items():
-        lines += titled(f"Family: {family}", family_table(runs, judged, family), f"{about[0].upper()}{about[1:]}.")
+        lines += titled(
+            f"Family: {family}", family_table(runs, regime, judged, family), f"{about[0].upper()}{about[1:]}."
+        )
     lines += titled(
         "Methods less their controls",
         control_table(runs, against_controls(runs, regime)),

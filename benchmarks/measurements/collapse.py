@@ -64,7 +64,8 @@ TIERS = {  # in the order in which they are run
     + [name for name, (script, _) in ARMS.items() if script in FAMILIES.values() and name != script],
 }
 SEEDS = {"first": 5, "controls": 5, "families": 3, "rest": 3}
-ON_POLICY, ON_POLICY_SEEDS = ["grpo, mixed groups", *FIRST], 3
+BASES = ["grpo, mixed groups", "grpo, token mean"]  # that some of the first are held against
+ON_POLICY, ON_POLICY_SEEDS = [*BASES, *FIRST], 3
 
 # Methods that live on wrong answers, and their bases, from GRPO's checkpoint at its first evaluation with pass@1 of
 # ENOUGH or more.
@@ -266,10 +267,9 @@ def rounds(args: Args) -> list[list[tuple[str, str, int]]]:
     every = []
     for seed in args.seeds or range(1, max(SEEDS.values()) + 1):
         every += [wanted("off-policy", arms, seed, SEEDS[tier], tier) for tier, arms in TIERS.items()]
-        mixed, *first = ON_POLICY
         every.append(
-            wanted("on-policy", [mixed], seed, ON_POLICY_SEEDS, "controls")
-            + wanted("on-policy", first, seed, ON_POLICY_SEEDS, "first")
+            wanted("on-policy", BASES, seed, ON_POLICY_SEEDS, "controls")
+            + wanted("on-policy", FIRST, seed, ON_POLICY_SEEDS, "first")
         )
         every += [wanted("from-grpo", STARTED, seed, STARTED_SEEDS), wanted("causes", CAUSES, seed, 1)]
     return [one for one in every if one]

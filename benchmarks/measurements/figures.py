@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from PIL import Image
 
-from benchmarks.collapse import ON_POLICY
+from benchmarks.collapse import FIRST
 from benchmarks.judging import DESTROYED, Judged, family_of, own_controls
 from benchmarks.methods import FAMILIES, METHODS
 from benchmarks.plot import DASHES, PALETTE, band
@@ -175,11 +175,11 @@ def within(axis: plt.Axes, points: Sequence[tuple[np.ndarray, np.ndarray]]) -> N
 
 
 def first_methods(runs: Regime, path: Path) -> None:
-    """The front and the entropy of the eight first and GRPO with mixed groups, in the order of the README's table.
+    """The front and the entropy of the eight first and GRPO with mixed groups, in the order of the first table.
 
     The frames are those of arms that keep a policy; one that does not leaves them, and its name says so.
     """
-    arms = [arm for arm in dict.fromkeys(["grpo", *ON_POLICY]) if arm in runs]
+    arms = [arm for arm in dict.fromkeys(["grpo", "grpo, mixed groups", *FIRST]) if arm in runs]
     intact = [run for arm in arms if not runs.destroyed(arm) for run in runs[arm].values()]
     with plt.rc_context(STYLE | {"font.size": 10}):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
