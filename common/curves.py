@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK, MUTED = "#22303c", "#8a97a3"
 BLUE, ORANGE, GREEN, RED = "#2563a8", "#d9730d", "#2e8b57", "#b8433f"
@@ -43,7 +42,7 @@ def series(records: list[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, dtype=float), np.array(values, dtype=float)
 
 
-def draw_line(axis: plt.Axes, records: list[dict], key: str, color: str, label: str | None = None) -> None:
+def draw_line(axis: Axes, records: list[dict], key: str, color: str, label: str | None = None) -> None:
     """One metric over steps: every value faintly, a moving mean on top."""
     steps, values = series(records, key)
     if np.isfinite(values).any():
@@ -51,7 +50,7 @@ def draw_line(axis: plt.Axes, records: list[dict], key: str, color: str, label: 
         axis.plot(steps, smooth(values), color=color, linewidth=2, label=label)
 
 
-def draw_pass_at_k(axis: plt.Axes, records: list[dict]) -> None:
+def draw_pass_at_k(axis: Axes, records: list[dict]) -> None:
     """pass@k against k at the first and at the last evaluation, with their 95 % intervals."""
     evaluations = [r for r in records if "eval/pass@1" in r]
     ends = evaluations[:1] + evaluations[1:][-1:]
@@ -73,8 +72,9 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     if not records:
         return
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13, 7), layout="constrained")
+        axes = figure.subplots(2, 3)
         reward, entropy, length, spread, passes, trade = axes.flat
 
         reward.set_title("Reward")
@@ -131,4 +131,3 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
         partial = picture.with_name(f".{picture.name}")
         figure.savefig(partial, dpi=130, format="png")
         partial.replace(picture)
-        plt.close(figure)

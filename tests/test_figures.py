@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image, ImageColor
 
 from benchmarks import figures
@@ -37,7 +38,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Figure]:
     return kept
 
 
-def names(axis: plt.Axes) -> list[str]:
+def names(axis: Axes) -> list[str]:
     return axis.get_legend_handles_labels()[1]
 
 
@@ -134,7 +135,7 @@ def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: l
     rows = {label.get_text(): place for label, place in zip(labels, places, strict=True)}
     assert [*rows] == ["baseline:", "maxrl", "token weight:", "clip_cov", "sample weight:", "nsr"]
 
-    def marks(outcome: str, arm: str) -> dict[str, plt.Line2D]:
+    def marks(outcome: str, arm: str) -> dict[str, Line2D]:
         lines = [line for line in axes[outcome].lines if line.get_ydata()[0] == rows[arm]]
         return {line.get_marker(): line for line in lines if line.get_marker() != "None"}
 

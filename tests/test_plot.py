@@ -2,14 +2,16 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from benchmarks import plot
+from benchmarks import ROOT, plot
 from benchmarks.plot import Group, band, load_runs
 from benchmarks.report import write_csv
 from common import InputError
@@ -68,7 +70,8 @@ def test_a_label_names_what_differs_and_no_more(tmp_path) -> None:
 def test_band_is_mean_and_spread_where_all_are_there() -> None:
     curves = [(np.arange(1.0, 5), np.array([1.0, 2, 3, 4])), (np.arange(1.0, 4), np.array([3.0, 4, 7]))]
     for spread, half in (("std", np.array([1, 1, 2]) * np.sqrt(2)), ("range", np.array([1, 1, 2]))):
-        figure, axis = plt.subplots()
+        figure = Figure()
+        axis = figure.subplots()
         band(axis, curves, "red", "two", spread=spread)
         mean, rest = axis.lines
         assert mean.get_xdata().tolist() == [1, 2, 3] and mean.get_ydata().tolist() == [2, 3, 5]
@@ -78,17 +81,16 @@ def test_band_is_mean_and_spread_where_all_are_there() -> None:
         for x, y, h in zip((1, 2, 3), (2, 3, 5), half, strict=True):
             edges = corners[corners[:, 0] == x, 1]
             assert edges.min() == pytest.approx(y - h) and edges.max() == pytest.approx(y + h)
-        plt.close(figure)
 
 
 def test_band_over_samples_interpolates() -> None:
-    figure, axis = plt.subplots()
+    figure = Figure()
+    axis = figure.subplots()
     band(
         axis, [(np.array([0.0, 10]), np.array([0.0, 1])), (np.array([0.0, 20]), np.array([0.0, 4]))], "red", rest=False
     )
     assert [line.get_xdata().tolist() for line in axis.lines] == [[0, 10]]
     assert axis.lines[0].get_ydata()[-1] == pytest.approx((1 + 2) / 2)
-    plt.close(figure)
 
 
 def test_axes_and_tables_at_equal_samples(tmp_path) -> None:
@@ -101,7 +103,6 @@ def test_axes_and_tables_at_equal_samples(tmp_path) -> None:
         assert entropy.get_xdata().tolist() == [factor * step for step in range(1, 13)]
         assert entropy.get_ydata() == pytest.approx([0.615 - 0.02 * step for step in range(1, 13)])
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["grpo", "dapo"]
-        plt.close(figure)
     table = plot.matched_table(groups, window=1)
     assert "After 120 samples" in table.title
     entropy = list(table.columns[2].cells)  # after 12 steps of grpo, 6 of dapo: 0.24 and 0.12 down
@@ -118,7 +119,6 @@ def test_pass_picture_is_before_after_and_gain(tmp_path) -> None:
         [0.34, 0.44, 0.64]
     )
     assert gain.get_ydata() == pytest.approx([0.24] * 3) and gain.get_xdata().tolist() == list(KS)
-    plt.close(figure)
 
 
 def test_unfinished_and_unreadable_runs_are_named(tmp_path) -> None:
@@ -147,8 +147,15 @@ def test_unfinished_and_unreadable_runs_are_named(tmp_path) -> None:
     assert len(said) == 7
     end = plot.end_table(groups)
     assert list(end.columns[1].cells) == ["2 of 3", "1"] and list(end.columns[5].cells)[1] == "-"
-    for figure in plot.draw_all(groups).values():
-        plt.close(figure)
+    assert plot.draw_all(groups).keys() == {*plot.FILES.values(), "law", "pass"}
+
+
+def test_nothing_draws_through_pyplot() -> None:
+    """It keeps every figure until someone closes it, and importing this into a notebook would change its backend."""
+    files = [path for room in ("algos", "benchmarks", "common", "tests") for path in (ROOT / room).rglob("*.py")]
+    assert len(files) > 100
+    through = re.compile(r"^\s*(import|from) (matplotlib|pylab)\b.*(pyplot|pylab)|matplotlib\.use\(", re.MULTILINE)
+    assert not [path for path in files if path != Path(__file__) and through.search(path.read_text())]
 
 
 def test_command_writes_pictures_and_tables(tmp_path, capsys) -> None:

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
@@ -31,7 +29,7 @@ SHORT_NAME = 22  # characters: two such names have room side by side under a pan
 ROOM = 0.06  # of a frame's height and width, around what it holds
 Groups = dict[str, tuple[str, list[str]]]  # title of a panel -> the arm in ink, and the others
 Against = dict[tuple[str, str], list[Judged]]  # (arm, base) -> the primary outcomes, as judging.against_bases has them
-Draw = Callable[[plt.Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
+Draw = Callable[[Axes, list[Run], dict], None]  # an arm's runs in a panel, with its colour, dashes and label
 FIGURES = {  # outcome -> title, labels of the axes
     "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
     "entropy": (
@@ -53,7 +51,6 @@ def write(figure: Figure, path: Path) -> None:
     """As a PNG of 128 colours, a third as large as one of all and the same to the eye."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110)
-    plt.close(figure)
     with Image.open(drawn) as picture:
         picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
@@ -78,7 +75,7 @@ def over_steps(outcome: str) -> Draw:
     return lambda axis, some, look: band(axis, [curve(run, outcome) for run in some], look.pop("color"), **look)
 
 
-def front(axis: plt.Axes, some: list[Run], look: dict) -> None:
+def front(axis: Axes, some: list[Run], look: dict) -> None:
     """The way of pass@1 and pass@32 over the evaluations that all seeds have; a dot at its end."""
     if some:
         count = min(len(run.steps) for run in some)
@@ -133,8 +130,9 @@ def small_multiples(runs: Regime, groups: Groups, name: str, regime: str, path: 
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     size = (4.3 * columns + 0.4, 3.9 * lines + 0.5)
-    with plt.rc_context(STYLE | {"font.size": 10}):
-        figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    with matplotlib.rc_context(STYLE | {"font.size": 10}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False)
         for axis, (group, ink, arms) in zip(axes.flat, shown, strict=False):
             draw(axis, [*runs.get(ink, {}).values()], {"color": INK, "label": ink, "linestyle": "-"})
             for index, arm in enumerate(arms):
@@ -155,7 +153,7 @@ def small_multiples(runs: Regime, groups: Groups, name: str, regime: str, path: 
         write(figure, path)
 
 
-def share(axes: Sequence[plt.Axes]) -> None:
+def share(axes: Sequence[Axes]) -> None:
     """Give panels the frame that holds all of them."""
     for limits in ("xlim", "ylim"):
         found = np.array([getattr(axis, f"get_{limits}")() for axis in axes]).reshape(-1, 2)
@@ -166,7 +164,7 @@ def share(axes: Sequence[plt.Axes]) -> None:
 # --- The first methods in one figure ----------------------------------------------------------------------------------
 
 
-def within(axis: plt.Axes, points: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+def within(axis: Axes, points: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """Set the frame to what these points need, with some room."""
     for limits, values in zip(("xlim", "ylim"), zip(*points, strict=True), strict=True):
         low, high = min(map(np.min, values)), max(map(np.max, values))
@@ -181,8 +179,9 @@ def first_methods(runs: Regime, path: Path) -> None:
     """
     arms = [arm for arm in dict.fromkeys(["grpo", "grpo, mixed groups", *FIRST]) if arm in runs]
     intact = [run for arm in arms if not runs.destroyed(arm) for run in runs[arm].values()]
-    with plt.rc_context(STYLE | {"font.size": 10}):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"font.size": 10}):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        axes = figure.subplots(1, 2)
         for index, arm in enumerate(arms):
             look = {"color": INK if arm == "grpo" else PALETTE[index - 1], "linestyle": DASHES[index % len(DASHES)]}
             name = f"{arm} (leaves the frames)" if runs.destroyed(arm) else arm
@@ -208,7 +207,7 @@ def measured(judged: Against) -> dict[str, tuple[str, list[Judged]]]:
     return {arm: (base, some) for (arm, base), some in judged.items() if arm in METHODS and some[0].found}
 
 
-def dots(axis: plt.Axes, some: dict[str, Judged], rows: dict[str, int], margin: float) -> None:
+def dots(axis: Axes, some: dict[str, Judged], rows: dict[str, int], margin: float) -> None:
     """One outcome of each arm at its row: mean, 95 % interval, the margin in grey.
 
     A full dot is told from 0 after the correction of its table, an empty one is not; one seed is a cross, without an
@@ -244,8 +243,9 @@ def effects(judged: Against, title: str, path: Path) -> None:
         if arms := [arm for arm in shown if family_of(arm) == family]:
             rows |= {row: len(rows) + index for index, row in enumerate((f"{family}:", *arms))}
     size = (9.6, 0.19 * len(rows) + 1.3)
-    with plt.rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 10}):
-        figure, axes = plt.subplots(1, len(MARGINS), figsize=size, layout="constrained", sharey=True)
+    with matplotlib.rc_context(STYLE | {"font.size": 8.5, "axes.titlesize": 10}):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(MARGINS), sharey=True)
         for index, (axis, (outcome, margin)) in enumerate(zip(axes, MARGINS.items(), strict=True)):
             dots(axis, {arm: some[index] for arm, (_, some) in shown.items()}, rows, margin)
             axis.set_title(outcome)
@@ -282,8 +282,9 @@ def named_arms(found: dict[str, dict[str, float]], outcome: str, most: int = 12)
 def with_entropy(runs: Regime, title: str, path: Path) -> None:
     """Where arms end: pass@32 and pass@1 against entropy, a dot for each arm that keeps a policy."""
     found = ends(runs)
-    with plt.rc_context(STYLE | {"font.size": 10}):
-        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"font.size": 10}):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        axes = figure.subplots(1, 2)
         for axis, outcome in zip(axes, ("pass@32", "pass@1"), strict=True):
             named = named_arms(found, outcome)
             for arm, end in found.items():

@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks import RESULTS
 from benchmarks.readings import column
@@ -190,7 +189,7 @@ def arm_table(rows: Sequence[dict]) -> list[str]:
     return markdown(("arm", "regime", "runs", "a", "b", "R²", "reward at the end", *GUESSES), cells)
 
 
-def against(axis: plt.Axes, rows: Sequence[dict], title: str, frame: tuple[float, float] = (-0.05, 1.4)) -> None:
+def against(axis: Axes, rows: Sequence[dict], title: str, frame: tuple[float, float] = (-0.05, 1.4)) -> None:
     """Guesses (up) against what was measured: a dot is a run, the line is where they agree."""
     for name, color in GUESSES.items():
         guessed = np.clip([row[name] for row in rows], *frame)
@@ -203,8 +202,9 @@ def against(axis: plt.Axes, rows: Sequence[dict], title: str, frame: tuple[float
 def draw(records: Sequence[dict], rows: Sequence[dict], path: Path) -> None:
     """GRPO's runs with the fit on their first part, and the guesses of all runs against what was measured."""
     shown = [record for record in records if record["arm"] == "grpo"] or records[:1]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(14, 4.6), layout="constrained")
+        axes = figure.subplots(1, 3)
         for record in shown:
             entropy, reward = column(record, "entropy"), column(record, "reward")
             fitted = round(SHARES[0] * len(reward))
@@ -220,7 +220,6 @@ def draw(records: Sequence[dict], rows: Sequence[dict], path: Path) -> None:
             against(axis, [row for row in rows if row["share"] == share], f"All runs, fitted on the first {share:.0%}")
         figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower right", ncols=len(GUESSES), fontsize=10)
         figure.savefig(path, dpi=110)
-        plt.close(figure)
 
 
 def main(args: Args) -> None:

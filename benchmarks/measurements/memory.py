@@ -32,12 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -370,8 +368,9 @@ def draw(points: list[dict], picture: Path, fixed_tokens: int) -> None:
         "tokens": f"Peak memory by response tokens (vocabulary {VOCABULARY:,})",
         "vocabulary": f"Peak memory by vocabulary ({fixed_tokens:,} tokens)",
     }
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
+        axes = figure.subplots(1, 2)
         for axis, (key, values) in zip(axes, panels.items(), strict=True):
             for way, color in COLORS.items():
                 mine = [p for p in values if p["way"] == way]
@@ -389,7 +388,6 @@ def draw(points: list[dict], picture: Path, fixed_tokens: int) -> None:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(title="crosses: expected")
         figure.savefig(picture, dpi=130)
-        plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from benchmarks import RESULTS
 from benchmarks.law import GUESSES, SHARES, against, error_table, explained, guess, sentences
@@ -172,8 +173,9 @@ def draw(rows: Sequence[dict], series: Sequence[dict], path: Path) -> None:
     early = [row for row in rows if row["share"] == SHARES[0]]
     columns = min(5, len(early) + 1)
     lines = -(-(len(early) + 1) // columns)
-    with plt.rc_context(STYLE | {"font.size": 9, "axes.titlesize": 8}):
-        figure, axes = plt.subplots(lines, columns, figsize=(3.1 * columns, 2.7 * lines), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"font.size": 9, "axes.titlesize": 8}):
+        figure = Figure(figsize=(3.1 * columns, 2.7 * lines), layout="constrained")
+        axes = figure.subplots(lines, columns)
         panels = list(np.atleast_1d(axes).flat)
         for axis, row in zip(panels, early, strict=False):
             points = np.array([(one["entropy"], one["reward"]) for one in series if one["name"] == row["name"]])
@@ -192,7 +194,6 @@ def draw(rows: Sequence[dict], series: Sequence[dict], path: Path) -> None:
         words = "Reward (up) against entropy in nats per token (falls to the right); blue: what the fit has seen"
         figure.suptitle(words, fontsize=10, x=0.01, ha="left")
         figure.savefig(path, dpi=110)
-        plt.close(figure)
 
 
 def load(out: Path) -> tuple[list[dict], list[dict]]:

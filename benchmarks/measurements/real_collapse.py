@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from benchmarks import RESULTS as ALL_RESULTS
 from benchmarks import ROOT, plot
@@ -314,8 +315,9 @@ def beside_toy(groups: list[Group], toy: Regime) -> Both:
 
 
 def draw_beside_toy(both: Both, path: Path) -> None:
-    with plt.rc_context(STYLE | {"font.size": 10}):
-        figure, axes = plt.subplots(1, len(both), figsize=(3.7 * len(both), 4), layout="constrained")
+    with matplotlib.rc_context(STYLE | {"font.size": 10}):
+        figure = Figure(figsize=(3.7 * len(both), 4), layout="constrained")
+        axes = figure.subplots(1, len(both))
         for axis, (outcome, by_arm) in zip(axes, both.items(), strict=True):
             axis.axhline(0, color=MUTED, linewidth=1)
             axis.axvline(0, color=MUTED, linewidth=1)
@@ -329,7 +331,6 @@ def draw_beside_toy(both: Both, path: Path) -> None:
         axes[0].set(ylabel="real model: less its base")
         plot.below(figure, axes[0])
         figure.savefig(path, dpi=110)
-        plt.close(figure)
 
 
 def same_side(both: Both) -> str:
@@ -362,7 +363,7 @@ def section(out: Path, task: str, regime: str) -> str | None:
     if not (rows := steps_of(out, task, regime)):
         return None
     groups = plot.load_runs([out / f"{task}-{regime}.csv"])
-    with plt.rc_context(STYLE):  # of two seeds a standard deviation would reach beyond what there is
+    with matplotlib.rc_context(STYLE):  # of two seeds a standard deviation would reach beyond what there is
         plot.save(plot.draw_over(groups, spread="range"), out / f"{task}-{regime}", ("png",))
     start = groups[0].runs[0].evaluations[0]
     toy = toy_section(out, task, regime, groups)

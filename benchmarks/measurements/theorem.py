@@ -28,10 +28,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import torch
 import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from benchmarks import RESULTS
@@ -291,8 +293,9 @@ def page(rows: list[dict]) -> str:
 def draw(rows: list[dict], path: Path) -> None:
     """Measured against promised change: a dot is one update, a column a prediction, a row an optimiser."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(12.5, 7.4), layout="constrained", sharey="row")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12.5, 7.4), layout="constrained")
+        axes = figure.subplots(2, 3, sharey="row")
         for line, optimiser in zip(axes, OPTIMISERS, strict=True):
             for axis, prediction in zip(line, PREDICTIONS, strict=True):
                 for method, color, marker in zip(methods, PALETTE, MARKERS, strict=False):
@@ -301,7 +304,7 @@ def draw(rows: list[dict], path: Path) -> None:
                 axis.axhline(0, color=MUTED, linewidth=0.8)
                 axis.axvline(0, color=MUTED, linewidth=0.8)
                 axis.set_title(f"{optimiser}: {prediction}")
-                axis.xaxis.set_major_locator(plt.MaxNLocator(5))
+                axis.xaxis.set_major_locator(MaxNLocator(5))
             line[2].axline((0, 0), slope=1, color=INK, linewidth=1)
             line[0].set_ylabel("measured change, nats per token")
         for axis, unit in zip(axes[1], ("-Cov(log p, A)", "mean polarity", "<dH/dtheta, step>, nats"), strict=True):
@@ -311,7 +314,6 @@ def draw(rows: list[dict], path: Path) -> None:
             "Change of entropy by one update: promised (x) and measured (y)", fontsize=12, x=0.01, ha="left"
         )
         figure.savefig(path, dpi=110)
-        plt.close(figure)
 
 
 def main(own: Args) -> None:

@@ -23,9 +23,10 @@ from typing import Annotated, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -175,10 +176,9 @@ def evaluate_model(name: str | None, args: Args, console: Console) -> dict[str, 
 def draw(results: dict[str, dict], path: Path) -> None:
     """pass@k with intervals, a panel per set, a line per model."""
     tasks = list(next(iter(results.values())))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(tasks), figsize=(5.5 * len(tasks), 4.2), squeeze=False, constrained_layout=True
-        )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.5 * len(tasks), 4.2), layout="constrained")
+        axes = figure.subplots(1, len(tasks), squeeze=False)
         for axis, task in zip(axes[0], tasks, strict=True):
             for (model, sets), color in zip(results.items(), ("#8a97a3", "#2563a8"), strict=False):
                 metrics = sets[task]["metrics"]
@@ -189,7 +189,6 @@ def draw(results: dict[str, dict], path: Path) -> None:
             axis.set(xscale="log", xticks=ks, xticklabels=ks, xlabel="k", title=f"pass@k, {task}", ylim=(0, 1))
         axes[0, 0].legend()
         figure.savefig(path, dpi=130)
-        plt.close(figure)
 
 
 def table(results: dict[str, dict], differences: dict[str, dict]) -> Table:

@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -277,7 +276,7 @@ def finite(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def band(
-    axis: plt.Axes,
+    axis: Axes,
     curves: Sequence[Curve],
     color: str,
     label: str | None = None,
@@ -298,7 +297,7 @@ def band(
             axis.plot(x[x >= ended], y[x >= ended], color=color, **line | {"linewidth": 1, "alpha": 0.5})
 
 
-def below(figure: Figure, axis: plt.Axes) -> None:
+def below(figure: Figure, axis: Axes) -> None:
     """The legend of one panel under the figure, where it covers no curve."""
     handles, labels = axis.get_legend_handles_labels()
     if labels:
@@ -313,7 +312,8 @@ def about(spread: str) -> str:
 def draw_over(groups: list[Group], x: str = "step", window: int = WINDOW, spread: str = "std") -> Figure:
     """Entropy, reward and held-out pass@1 over steps, samples or tokens."""
     evaluated = any(run.evaluations for group in groups for run in group.runs)
-    figure, axes = plt.subplots(1, 2 + evaluated, figsize=(6 + 4 * evaluated + 2, 4.6), layout="constrained")
+    figure = Figure(figsize=(6 + 4 * evaluated + 2, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2 + evaluated)
     titles = {"entropy": "Entropy (nats per token)", "reward": "Reward of the rollouts", "pass@1": "Held-out pass@1"}
     for axis, (key, title) in zip(axes, titles.items(), strict=False):
         for group in groups:
@@ -328,7 +328,7 @@ def draw_over(groups: list[Group], x: str = "step", window: int = WINDOW, spread
             else:
                 band(axis, [(r.training[x], smooth(r.training[key], window)) for r in runs], **line)
         axis.set(title=title, xlabel=AXES[x])
-        axis.xaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if x != "step":
             axis.xaxis.set_major_formatter("{x:,.0f}")
     below(figure, axes[0])
@@ -341,9 +341,8 @@ def draw_law(groups: list[Group]) -> Figure:
     """Reward against entropy: a panel for each group, its steps as dots, their fit, and the other groups in grey."""
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(4 * columns + 0.6, 3.1 * lines + 0.5), layout="constrained", sharex=True, sharey=True
-    )
+    figure = Figure(figsize=(4 * columns + 0.6, 3.1 * lines + 0.5), layout="constrained")
+    axes = figure.subplots(lines, columns, sharex=True, sharey=True)
     axes = np.atleast_1d(axes).flatten()
     clouds = [[np.concatenate([run.training[key] for run in g.runs]) for key in ("entropy", "reward")] for g in groups]
     for index, (axis, group) in enumerate(zip(axes, groups, strict=False)):
@@ -385,7 +384,8 @@ def draw_pass(groups: list[Group], spread: str = "std") -> Figure | None:
     def curve(run: OneRun, end: int) -> np.ndarray:
         return np.array([run.evaluations[end][f"pass@{k}"] for k in ks])
 
-    figure, (after, gain) = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    after, gain = figure.subplots(1, 2)
     x, line = np.array(ks, dtype=float), {"marker": "o", "markersize": 4, "spread": spread}
     band(after, [(x, curve(run, 0)) for run in everything], MUTED, "before training", **line, linestyle=":")
     for group in groups:
@@ -407,22 +407,21 @@ def draw_pass(groups: list[Group], spread: str = "std") -> Figure | None:
 
 def draw_all(groups: list[Group], window: int = WINDOW, spread: str = "std") -> dict[str, Figure]:
     """File name without suffix -> picture."""
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         figures = {name: draw_over(groups, x, window, spread) for x, name in FILES.items()}
         figures |= {"law": draw_law(groups), "pass": draw_pass(groups, spread)}
     return {name: figure for name, figure in figures.items() if figure}
 
 
 def save(figure: Figure, path: Path, formats: Iterable[str] = ("png", "svg")) -> list[Path]:
-    """Write a picture as path.png and path.svg, and close it."""
+    """Write a picture as path.png and path.svg."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    with plt.rc_context(SVG):
+    with matplotlib.rc_context(SVG):
         for suffix in formats:
             written.append(path.with_name(f"{path.name}.{suffix}"))
             metadata = {"Date": None} if suffix == "svg" else None
             figure.savefig(written[-1], dpi=130, format=suffix, metadata=metadata)
-    plt.close(figure)
     return written
 
 

@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks import explore
 from benchmarks.gallery.svg import COOL, INK, LOOK, MUTED, WARM, to_page
@@ -162,9 +164,10 @@ def shown_groups(record: dict, groups: list[dict], ends: dict[str, float]) -> li
 # --- Charts -----------------------------------------------------------------------------------------------------------
 
 
-def as_svg(draw: Callable[[plt.Axes], None], name: str, title: str, text: str) -> Markup:
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(4.6, 3.3))
+def as_svg(draw: Callable[[Axes], None], name: str, title: str, text: str) -> Markup:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.3))
+        axis = figure.subplots()
         draw(axis)
         axis.set_axisbelow(True)
         return to_page(figure, name, title, text)
@@ -181,7 +184,7 @@ def entropy_chart(record: dict) -> dict:
     tokens = record["batch"]["tokens"]
     text = f"80 % of the {tokens} tokens have at most {number(line)} nats; the others hold {above}."
 
-    def draw(axis: plt.Axes) -> None:
+    def draw(axis: Axes) -> None:
         middles = (edges[1:] + edges[:-1]) / 2
         colors = [WARM if middle > line else COOL for middle in middles]
         axis.bar(middles, counts, np.diff(edges) * 0.9, color=colors)
@@ -206,7 +209,7 @@ def covariance_chart(record: dict) -> dict:
             sentences[-1] += f" between covariances of {number(cut['low'])} and {number(cut['high'])}"
     text = "; ".join(sentences) + "."
 
-    def draw(axis: plt.Axes) -> None:
+    def draw(axis: Axes) -> None:
         positive = values > 0
         axis.plot(shares[positive], values[positive], color=COOL, linewidth=2)
         axis.set(xscale="log", yscale="log", xlabel="share of tokens with a larger one", ylabel="covariance")
@@ -234,7 +237,7 @@ def history_chart(record: dict) -> dict:
     constants = f"a = {number(-law['slope'])}, b = {number(law['offset'])}"
     text = f"{len(reward)} training steps: {', '.join(parts)}; {constants}."
 
-    def draw(axis: plt.Axes) -> None:
+    def draw(axis: Axes) -> None:
         axis.scatter(entropy, reward, s=14, color=COOL, linewidths=0)
         x = np.linspace(entropy.min(), entropy.max(), 50)
         for (name, fit), color, dash in zip(found["fits"].items(), (WARM, INK), ("-", ":"), strict=True):

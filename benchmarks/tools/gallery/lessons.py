@@ -7,11 +7,12 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline
 from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.exercise import EXERCISES
@@ -142,8 +143,9 @@ def strip(batch: dict, rows: Iterable[int], values: Tensor, chosen: Tensor) -> M
 
 def entropies(name: str, runs: dict[str, dict], target: float | None = None) -> Markup:
     """Entropy over the steps of some kept runs, with a line at the target."""
-    with plt.rc_context(STYLE | LOOK | {"axes.titleweight": "normal", "font.size": 12}):
-        figure, axis = plt.subplots(figsize=(6.4, 2.6))
+    with matplotlib.rc_context(STYLE | LOOK | {"axes.titleweight": "normal", "font.size": 12}):
+        figure = Figure(figsize=(6.4, 2.6))
+        axis = figure.subplots()
         figure.subplots_adjust(left=0.09, right=0.985, top=0.88, bottom=0.19)
         for (label, run), color, dash in zip(runs.items(), (ONE, TWO, MUTED), ("-", "--", ":"), strict=False):
             steps, values = run["training"]["step"], np.array(run["training"]["entropy"], dtype=float)

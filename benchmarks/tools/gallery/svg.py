@@ -3,11 +3,8 @@
 import re
 from io import StringIO
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 # What matplotlib draws in, and the custom property of the style sheets that stands for it in the page.
 PAINT = {
@@ -33,11 +30,10 @@ LOOK = {
 }
 
 
-def to_page(figure: plt.Figure, name: str, title: str, description: str) -> Markup:
+def to_page(figure: Figure, name: str, title: str, description: str) -> Markup:
     """A figure as SVG inside a page: its ids made unique by `name`, its colours those of the style sheet."""
     text = StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    plt.close(figure)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", svg, flags=re.DOTALL)
