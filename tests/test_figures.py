@@ -1,16 +1,19 @@
 """benchmarks.figures on made-up runs: what is in which panel, and which frame it has."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image, ImageColor
 
 from benchmarks import figures
 from benchmarks.judging import against_bases
+from benchmarks.methods import METHODS
 from benchmarks.readings import Regime, Run, read
 from tests.test_readings import record
 
@@ -122,6 +125,23 @@ def test_where_arms_end_is_drawn_against_their_entropy(runs: Regime, drawn: list
         dot, cross, high = (0.11, height, "o"), (0.11, height, "x"), (0.16, height, "o")  # of heal there is none
         assert sorted(places) == sorted([dot] * 3 + [cross, high, (*high[:2], "x")]) and axis.get_xscale() == "log"
         assert [text.get_text() for text in axis.texts] == ["grpo", "clip_cov"]
+
+
+def test_names_of_arms_hide_no_dot_and_no_other_name(drawn: list[Figure], tmp_path: Path, monkeypatch) -> None:
+    places = np.random.default_rng(0).normal(size=(40, 3)) @ np.array([[0.5, 0, 0], [0, 0.1, 0.05], [0.3, 0, 0.1]])
+    arms = [*sorted(METHODS, key="grpo".__eq__)[-39:], "forking_tokens, random selection"]
+    found = {a: {"entropy": np.exp(x), "pass@32": y, "pass@1": z} for a, (x, y, z) in zip(arms, places, strict=True)}
+    monkeypatch.setattr(figures, "ends", lambda runs: found)
+    figures.with_entropy(Regime({}), "title", tmp_path / "ends.png")
+    [figure] = drawn
+    FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        dots = [axis.transData.transform(line.get_xydata()[0]) for line in axis.lines]
+        frames = [text.get_window_extent() for text in axis.texts]
+        assert len(dots) == 40 and len(frames) == 12
+        assert not [(at, frame) for at in dots for frame in frames if frame.contains(*at)]
+        assert not [pair for pair in itertools.combinations(frames, 2) if pair[0].overlaps(pair[1])]
+        assert all(axis.bbox.contains(*corner) for frame in frames for corner in frame.corners())
 
 
 def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:

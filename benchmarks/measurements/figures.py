@@ -266,17 +266,35 @@ def effects(judged: Against, title: str, path: Path) -> None:
 # --- What entropy goes with -------------------------------------------------------------------------------------------
 
 
-def named_arms(found: dict[str, dict[str, float]], outcome: str, most: int = 12) -> list[str]:
-    """GRPO, and from the farthest off the middle of an outcome against log entropy those whose names have room."""
+SIDES = (("left", "bottom"), ("left", "top"), ("right", "bottom"), ("right", "top"))  # of a name, at its dot
+
+
+def beside(dot: np.ndarray, name: str, side: tuple[str, str]) -> np.ndarray:
+    """The lower left and the upper right corner of a name at a dot, in a panel whose dots fill 1 by 1: (2, 2)."""
+    size, gap = np.array((0.0135 * len(name), 0.035)), np.array((0.012, 0.002))
+    low = np.where(np.isin(side, ("left", "bottom")), dot + gap, dot - gap - size)
+    return np.array((low, low + size))
+
+
+def with_room(found: dict[str, dict[str, float]], outcome: str, most: int = 12) -> dict[str, tuple[str, str]]:
+    """GRPO, and the arms farthest off the middle of an outcome against log entropy whose names hide nothing -> side."""
     arms, points = [*found], np.array([(np.log(end["entropy"]), end[outcome]) for end in found.values()])
     places = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-9)  # in the frame, of 1 by 1
     far = (((places - np.median(places, axis=0)) / np.maximum(places.std(axis=0), 1e-9)) ** 2).sum(1)
-    named: list[int] = []
+    taken = [np.array((place - 0.01, place + 0.01)) for place in places]  # corners of dots, then of names too
+
+    def free(corners: np.ndarray) -> bool:
+        inside = (corners[0] > -0.05).all() and (corners[1] < 1.05).all()
+        return inside and not any((corners[0] < high).all() and (corners[1] > low).all() for low, high in taken)
+
+    named: dict[int, tuple[str, str]] = {}
     for index in sorted(range(len(arms)), key=lambda index: (arms[index] != "grpo", -far[index])):
-        apart = np.abs(places[named] - places[index]) > (0.3, 0.04)  # a name's width and height
-        if len(named) < most and apart.any(1).all():
-            named.append(index)
-    return [arms[index] for index in named]
+        sides = [side for side in SIDES if free(beside(places[index], arms[index], side))]
+        alone = (np.abs(places[[*named]] - places[index]) > 0.01).any(1).all()  # else a name would stand for two dots
+        if sides and alone and len(named) < most:
+            named[index] = sides[0]
+            taken.append(beside(places[index], arms[index], sides[0]))
+    return {arms[index]: side for index, side in named.items()}
 
 
 def with_entropy(runs: Regime, title: str, path: Path) -> None:
@@ -286,12 +304,14 @@ def with_entropy(runs: Regime, title: str, path: Path) -> None:
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         axes = figure.subplots(1, 2)
         for axis, outcome in zip(axes, ("pass@32", "pass@1"), strict=True):
-            named = named_arms(found, outcome)
+            named = with_room(found, outcome)
             for arm, end in found.items():
                 look = {"color": INK if arm == "grpo" else PALETTE[0] if arm in METHODS else MUTED}
                 axis.plot(end["entropy"], end[outcome], "o" if arm in METHODS else "x", markersize=4.5, **look)
                 if arm in named:
-                    place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 7.5}
+                    across, up = named[arm]
+                    by = (4 if across == "left" else -4, 1 if up == "bottom" else -1)
+                    place = {"xytext": by, "textcoords": "offset points", "ha": across, "va": up, "fontsize": 7.5}
                     axis.annotate(arm, (end["entropy"], end[outcome]), **place, **look)
             axis.set_xscale("log", subs=[])
             tick_nats(axis.xaxis)
