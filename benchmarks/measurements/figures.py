@@ -45,6 +45,7 @@ NATS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3)  # 
 EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, cross: one seed, grey: margin"
 ENDS = "Where arms end, against their entropy (log scale); means over seeds; dot: a method, cross: another arm"
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
+SIDES = (("left", "bottom"), ("left", "top"), ("right", "bottom"), ("right", "top"))  # of a name, at its dot
 
 
 def write(figure: Figure, path: Path) -> None:
@@ -264,9 +265,6 @@ def effects(judged: Against, title: str, path: Path) -> None:
 
 
 # --- What entropy goes with -------------------------------------------------------------------------------------------
-
-
-SIDES = (("left", "bottom"), ("left", "top"), ("right", "bottom"), ("right", "top"))  # of a name, at its dot
 
 
 def beside(dot: np.ndarray, name: str, side: tuple[str, str]) -> np.ndarray:
