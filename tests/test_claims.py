@@ -159,7 +159,7 @@ def test_a_method_that_is_its_control_has_not_shown_its_idea(tmp_path: Path) -> 
     assert re.search(r"kl_cov, random selection .* idea not shown \|", table)
     assert re.search(r"kl_cov, annealed .* no difference shown \|", table)
     said = sentences.of_all(tmp_path / "rows", load(tmp_path / "rows"))
-    assert any("1 does not differ from it: `kl_cov`." in line for line in said)
+    assert any("1 is not told apart from it: `kl_cov`." in line for line in said)
 
 
 def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ CONTROLS = """![pass@32 against pass@1, of methods and their controls]({regime}-
 
 ![entropy, of methods and their controls]({regime}-controls-entropy.png)
 
-A control answers before the paper does: a method that does not differ from its own with random selection or shuffled
+A control answers before the paper does: a method that is not told apart from its own with random selection or shuffled
 weights has not shown its idea, whatever it does against its base.
 """
 

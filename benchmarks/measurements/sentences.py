@@ -40,8 +40,8 @@ def of_runs(runs: Regime) -> Iterator[str]:
     done = [arm for arm in planned("off-policy") if arm in runs and arm != STOPPED]
     most = max(map(len, runs.values()), default=0)
     yield (
-        f"{len(done)} of the {len(ARMS)} arms have been run off-policy, the first methods with up to "
-        f"{number_word(most, 'seed')}; with one seed there is no verdict."
+        f"{'All' if len(done) == len(ARMS) else f'{len(done)} of the'} {len(ARMS)} arms have been run off-policy, the "
+        f"first methods with up to {number_word(most, 'seed')}; with one seed there is no verdict."
     )
     if grpo := [*runs.get("grpo", {}).values()]:
         start, end = (
@@ -139,14 +139,14 @@ def of_effects(runs: Regime) -> Iterator[str]:
 
 
 def of_controls(runs: Regime) -> Iterator[str]:
-    """Whether methods differ from random selection or shuffled weights."""
+    """Which methods are told apart from random selection or shuffled weights."""
     controls = against_controls(runs, "off-policy")
     tested = {pair: some for pair, some in controls.items() if some[0].found and some[0].found.seeds > 1}
     if placebo := [pair for pair in tested if decides(pair[1])]:
         unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
         yield (
             f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "
-            f"{len(unshown)} {'does' if len(unshown) == 1 else 'do'} not differ from it: {listed(unshown)}."
+            f"{len(unshown)} {'is' if len(unshown) == 1 else 'are'} not told apart from it: {listed(unshown)}."
         )
 
 
