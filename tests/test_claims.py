@@ -158,8 +158,16 @@ def test_a_method_that_is_its_control_has_not_shown_its_idea(tmp_path: Path) -> 
     table = "\n".join(claims.control_table(runs, judging.against_controls(runs, "off-policy")))
     assert re.search(r"kl_cov, random selection .* idea not shown \|", table)
     assert re.search(r"kl_cov, annealed .* no difference shown \|", table)
-    said = sentences.of_all(tmp_path / "rows", load(tmp_path / "rows"))
-    assert any("1 is not told apart from it: `kl_cov`." in line for line in said)
+    [said] = sentences.of_controls(runs)
+    assert said == "Of 1 method held against random selection or shuffled weights, 0 are told apart from it: none."
+
+
+def test_methods_that_are_more_than_their_controls_are_named(tmp_path: Path) -> None:
+    for arm in ("clip_v", "clip_v, random selection", "clip_b", "clip_b, random selection"):
+        for seed in (3, 2, 1):  # each writes those below it too
+            keep(tmp_path / "rows", arm, seed, entropy=0.2 + 0.01 * seed + 0.3 * (arm == "clip_v"))
+    [said] = sentences.of_controls(load(tmp_path / "rows")["off-policy"])
+    assert said.endswith("weights, 1 is told apart from it: `clip_v` (entropy +0.30).")
 
 
 def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:

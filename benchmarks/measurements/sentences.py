@@ -142,11 +142,17 @@ def of_controls(runs: Regime) -> Iterator[str]:
     """Which methods are told apart from random selection or shuffled weights."""
     controls = against_controls(runs, "off-policy")
     tested = {pair: some for pair, some in controls.items() if some[0].found and some[0].found.seeds > 1}
-    if placebo := [pair for pair in tested if decides(pair[1])]:
-        unshown = [method for method, control in placebo if not any(j.says_more for j in tested[method, control])]
+    placebo = {method: some for (method, control), some in tested.items() if decides(control)}
+    apart = {method: [one.found for one in some if one.says_more] for method, some in placebo.items()}
+    if placebo:
+        said = [
+            f"`{method}` ({', '.join(f'{found.outcome} {found.mean:+.2f}' for found in some)})"
+            for method, some in apart.items()
+            if some
+        ]
         yield (
             f"Of {number_word(len(placebo), 'method')} held against random selection or shuffled weights, "
-            f"{len(unshown)} {'is' if len(unshown) == 1 else 'are'} not told apart from it: {listed(unshown)}."
+            f"{len(said)} {'is' if len(said) == 1 else 'are'} told apart from it: {', '.join(said) or 'none'}."
         )
 
 
