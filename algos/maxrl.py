@@ -19,8 +19,8 @@ outright. The clip, the mean over responses and beta are the parent's.
 The largest advantage is G - 1, of a single right response (algo/weight_max): with a small --num-prompts one lucky
 sample can be most of a gradient, which --max-grad-norm then cuts.
 
-Through the collapse (embedded task, eight updates a rollout, two runs, benchmarks/results/collapse/CLAIMS.md) pass@32
-and coverage end 0.22 and 0.21 above GRPO's and entropy 0.07 nats, and pass@1 is not told apart from it.
+Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) pass@32
+and coverage end 0.20 above GRPO's and entropy 0.07 nats, and pass@1 is not told apart from it.
 
     python algos/maxrl.py
     python algos/maxrl.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 16 --learning-rate 1e-6
