@@ -72,6 +72,9 @@ def test_verdicts_in_a_word(some_runs: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_missing_base_and_a_destroyed_policy(tmp_path: Path) -> None:
     keep(tmp_path, "kl_cov", 3, entropy=FALLING)
     assert cards(tmp_path)["kl_cov"].words == "base not run yet: no verdict"
+    for arm in ("lp_reg", "lp_reg, no penalty"):  # its base is one of its own controls
+        keep(tmp_path, arm, 3, entropy=FALLING)
+    assert cards(tmp_path)["lp_reg"].words == "no effect"
     (tmp_path / "off-policy" / "nsr-s1.json").write_text(json.dumps(record([[2, 2], [1, 1], [0, 0]], "nsr")))
     assert cards(tmp_path)["nsr"].verdict == cards(tmp_path)["nsr"].words == "destroyed"
 

@@ -13,7 +13,7 @@ from benchmarks import methods
 from benchmarks.gallery import charts
 from benchmarks.gallery.algorithms import Algorithm
 from benchmarks.judging import Judged, decides, own_controls
-from benchmarks.readings import MARGINS, Regime, Run
+from benchmarks.readings import MARGINS, Regime, Run, base_of
 
 # What a method's runs say of it in a word, and what the word means. In the order of the filter.
 VERDICTS = {
@@ -53,7 +53,7 @@ class Card:
 
 def verdict(one: Algorithm, mine: Sequence[Run], judged: Sequence[Judged]) -> tuple[str, str]:
     """Key of VERDICTS and the words for it; where the method is not told from the control that decides, they say so."""
-    controls = own_controls(one.name)
+    controls = [control for control in own_controls(one.name) if control != base_of(one.name)]
     word, words = verdict_beside_base(one, mine, [judgement for judgement in judged if judgement.base not in controls])
     told = [j.says_more for j in judged if j.base in controls and decides(j.base) and j.found and j.found.seeds > 1]
     return word, words + "; not told from its control" * bool(told and not any(told) and word != "destroyed")
