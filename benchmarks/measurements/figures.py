@@ -267,7 +267,7 @@ def effects(judged: Against, title: str, path: Path) -> None:
 # --- What entropy goes with -------------------------------------------------------------------------------------------
 
 
-def beside(dot: np.ndarray, name: str, side: tuple[str, str]) -> np.ndarray:
+def name_corners(dot: np.ndarray, name: str, side: tuple[str, str]) -> np.ndarray:
     """The lower left and the upper right corner of a name at a dot, in a panel whose dots fill 1 by 1: (2, 2)."""
     size, gap = np.array((0.0135 * len(name), 0.035)), np.array((0.012, 0.002))
     low = np.where(np.isin(side, ("left", "bottom")), dot + gap, dot - gap - size)
@@ -287,11 +287,11 @@ def with_room(found: dict[str, dict[str, float]], outcome: str, most: int = 12) 
 
     named: dict[int, tuple[str, str]] = {}
     for index in sorted(range(len(arms)), key=lambda index: (arms[index] != "grpo", -far[index])):
-        sides = [side for side in SIDES if free(beside(places[index], arms[index], side))]
+        sides = [side for side in SIDES if free(name_corners(places[index], arms[index], side))]
         alone = (np.abs(places[[*named]] - places[index]) > 0.01).any(1).all()  # else a name would stand for two dots
         if sides and alone and len(named) < most:
             named[index] = sides[0]
-            taken.append(beside(places[index], arms[index], sides[0]))
+            taken.append(name_corners(places[index], arms[index], sides[0]))
     return {arms[index]: side for index, side in named.items()}
 
 
