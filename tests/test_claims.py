@@ -239,7 +239,7 @@ def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> N
     table = text.partition("## From GRPO's checkpoint")[2].partition("## When")[0]
     assert re.search(r"\| grpo \| \| 2 \| 0\.500 ± 0\.000 \|.*\| never, never \|", table)
     assert re.search(r"\| nsr \| grpo \| 2 \| 0\.500 ± 0\.000; \+0\.000 \(.*\) no effect \|", table)
-    causes = text.partition("## When NSR and EntroPIC hold")[2].partition("## What")[0]
+    causes = text.partition("## When NSR, Starter and EntroPIC hold")[2].partition("## What")[0]
     assert re.findall(r"\n\| (nsr[^|]*) \| (\d)", causes) == [("nsr", "1"), ("nsr, clip 0.05", "1")]
     assert "- from GRPO's checkpoint: grpo (2 of 3); grpo, token mean (0 of 3)" in text
     assert "nsr, learning rate 3e-5; nsr, positive weight 0.5" in text

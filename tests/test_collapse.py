@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import collapse
 from benchmarks.collapse import ARMS, METHODS, Args, decode, encode, short
 from benchmarks.methods import Arm
 from tests import sync
+from tests.algorithms.oracle import grads_of, load, random_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"num_prompts": 4, "num_generations": 2, "eval_problems": 3, "eval_samples": 4, "save_every": 1}
@@ -75,9 +77,26 @@ def test_flags_of_every_run_are_those_of_its_script() -> None:
         shared = {*collapse.SIZE, *collapse.HORIZON, *regime}
         assert flags.keys() - shared == {*one.flags, *([knob] if knob else [])} - shared
         if arm in collapse.CAUSES:
-            assert one.base == script in METHODS and len({*one.flags} - {"clip_ratio_high"}) == 1
+            changed = {*one.flags} - {"clip_ratio_high"} - ({*collapse.NSR_TIMES_TEN} if script != one.base else set())
+            assert one.base in METHODS and len(changed) == 1
         for key, value in [*one.flags.items(), *((knob, value) for value in values)]:
             assert type(value) is type(fields[key].default), (arm, key)
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.5])
+def test_the_kl_that_nsr_is_given_is_nothing_but_a_kl(weight: float) -> None:
+    """Ten times the gradient of NSR, as it is tuned, with a KL to the initial policy; and ten times the bound on it."""
+    script, one = collapse.CAUSES[f"nsr, KL {weight}"]
+    (nsr, usual), (other, args) = load("nsr", **collapse.tuned(Args(), "nsr")), load(script, **one.flags)
+    assert one.base == "nsr" and args.max_grad_norm == 10 * usual.max_grad_norm
+    batch, logprobs, entropy = random_batch(0)
+    nsr.assign_credit(batch, usual, {})
+    loss, _ = nsr.policy_loss(logprobs, entropy, batch, usual)
+    gap = batch["ref_logprobs"] - logprobs
+    loss = loss + weight * (gap.exp() - gap - 1)[batch["mask"]].mean()  # k3
+    (expected,) = torch.autograd.grad(10 * loss, logprobs)
+    other.assign_credit(batch, args, {})
+    torch.testing.assert_close(grads_of(other, args, batch, logprobs, entropy)[1][0], expected, rtol=1e-12, atol=1e-12)
 
 
 def write_tuning(args: Args, arm: str, scores: dict) -> None:

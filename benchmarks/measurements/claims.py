@@ -249,10 +249,10 @@ def started_table(runs: Regime) -> list[str]:
 def causes_table(causes: Regime, runs: Regime) -> list[str]:
     """The methods as they are and with one flag changed, on the seeds of the changed ones."""
     rows = []
-    for script in dict.fromkeys(script for script, _ in CAUSES.values()):
-        some = {arm: causes[arm] for arm, (own, _) in CAUSES.items() if own == script and arm in causes}
-        usual = {seed: run for seed, run in runs.get(script, {}).items() if any(seed in each for each in some.values())}
-        for arm, mine in {script: usual, **some}.items() if some else ():
+    for method in dict.fromkeys(changed.base for _, changed in CAUSES.values()):
+        some = {arm: causes[arm] for arm, (_, changed) in CAUSES.items() if changed.base == method and arm in causes}
+        usual = {seed: run for seed, run in runs.get(method, {}).items() if any(seed in each for each in some.values())}
+        for arm, mine in {method: usual, **some}.items() if some else ():
             for seed, run in mine.items():
                 passed = " ".join(f"{run.at('pass@1', step).mean():.2f}" for step in (100, 200, 300, 400))
                 entropy = " ".join(f"{run.at('entropy', step)[0]:.2f}" for step in (100, 200, 300, 400))
@@ -277,8 +277,11 @@ def further_section(args: Args, runs: Regime) -> list[str]:
         )
         lines += ["## From GRPO's checkpoint\n", f"{words}\n", *started_table(started), ""]
     if causes := causes_table(load_group(args.rows, "causes"), runs):
-        words = "One flag changed, one seed, off-policy; the flags are in `CAUSES` of `collapse.py`. Without verdicts."
-        lines += ["## When NSR and EntroPIC hold\n", f"{words}\n", *causes, ""]
+        words = (
+            "One flag changed, one seed, off-policy; the flags are in `CAUSES` of `collapse.py`. Without verdicts. NSR "
+            "with a KL to the initial policy is made with `reinforce_rej.py`, as `nsr.py` has none."
+        )
+        lines += ["## When NSR, Starter and EntroPIC hold\n", f"{words}\n", *causes, ""]
     return lines
 
 

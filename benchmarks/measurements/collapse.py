@@ -82,6 +82,10 @@ CAUSES: dict[str, tuple[str, Arm]] = {
             "clip 0.05": {"clip_ratio_low": 0.05, "clip_ratio_high": 0.05},
             "positive weight 0.5": {"positive_weight": 0.5},
         },
+        "starter": {
+            "learning rate 3e-5": {"learning_rate": 3e-5},
+            "positive weight 0.5": {"positive_weight": 0.5},
+        },
         "entropic": {
             "proportional gain 30": {"kp": 30.0},
             "integral gain 0.1": {"ki": 0.1},
@@ -90,6 +94,13 @@ CAUSES: dict[str, tuple[str, Arm]] = {
         },
     }.items()
     for name, flags in changes.items()
+}
+# nsr.py has no KL. With a right response at 1 and a wrong one at -10, Reinforce-Rej that rejects nothing is NSR of
+# positive weight 0.1 at ten times the loss, which the optimiser does not see if the gradient's bound grows as well.
+NSR_TIMES_TEN = {"reject": "none", "wrong_reward": -10.0, "max_grad_norm": 10.0}
+CAUSES |= {
+    f"nsr, KL {weight:g}": ("reinforce_rej", Arm("nsr", NSR_TIMES_TEN | {"beta": 10 * weight}))
+    for weight in (0.05, 0.5)
 }
 EVERY, GROUPS = ChainMap(ARMS, CAUSES), (*REGIMES, "from-grpo", "causes")
 
