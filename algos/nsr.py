@@ -26,8 +26,10 @@ leaves the expected gradient as it is, so that PSR, NSR and REINFORCE then diffe
 
 When it holds: on the embedded task, where five answers in six are wrong at the start, it destroys the policy within 400
 steps, be they of eight updates at a learning rate of 1e-4 (five runs; with a clip of 0.05 too) or of one at 3e-4 (three
-runs). At a third of the first rate, or with --positive-weight 0.5, it learns there (one run of each change; all in
-benchmarks/results/collapse/CLAIMS.md).
+runs). At a third of the first rate, or with --positive-weight 0.5, it learns there; with a KL to the initial policy of
+weight 0.05 too, but less, while entropy stays near where it began, and of 0.5 hardly at all (one run of each change,
+benchmarks/results/collapse/CLAIMS.md). The KL is reinforce_rej.py's: --reject none --wrong-reward -10
+--max-grad-norm 10 --beta 0.5 is NSR with the first of them, at ten times the loss.
 From a checkpoint of GRPO's that solves more than a third it lasts for 200 steps, keeps more entropy than GRPO and falls
 behind it (three runs). Its advantages are (1 + lambda) (R - 1/(1 + lambda)): a baseline near 1, far from the mean
 reward where most answers are wrong, and noisy for that.

@@ -20,8 +20,10 @@ upper clip acts on right responses alone, whose weight is a tenth. On one batch,
 -0.36). The weights raise the change of entropy that the update promises, by +1.2e-3 nats a unit of learning rate, and
 by +4.1e-3 where the fifth is there; the fifth has no direction of its own; clip-higher changes next to nothing.
 
-When it does not hold: where NSR does not. On the embedded task, where five answers in six are wrong at the start, it
-destroys the policy within 400 steps of eight updates (two runs of two, benchmarks/results/collapse/CLAIMS.md).
+When it holds: where NSR does. On the embedded task, where five answers in six are wrong at the start, it destroys the
+policy within 400 steps of eight updates at a learning rate of 1e-4 (THREE runs of THREE). At a third of that rate it
+learns there, and keeps pass@32 and entropy; with --positive-weight 0.5 it lasts, hardly learns and loses pass@32
+(one run of each; all in benchmarks/results/collapse/CLAIMS.md).
 
 Differs from forking_tokens.py: N counts the tokens of `loss_mask`, which leaves out rows of weight 0. An entropy bonus,
 if any, is a mean over the same tokens.

@@ -82,6 +82,20 @@ def test_page_of_some_runs(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "law.png").exists()
 
 
+def test_kept_runs_are_in_the_order_of_methods(tmp_path: Path) -> None:
+    """A method before its controls, whose files are named before its own, and before what is further down there."""
+    for arm, seed, group in (
+        ("dapo", 1, "on-policy"),
+        ("clip_cov, random selection", 1, "off-policy"),
+        ("clip_cov", 2, "off-policy"),
+        ("clip_cov", 1, "off-policy"),
+        ("grpo", 1, "off-policy"),
+    ):
+        keep(tmp_path, arm, seed, falling(), falling(), group)
+    kept = [(record["arm"], record["seed"]) for record in law.kept_runs(tmp_path)]
+    assert kept == [("grpo", 1), ("clip_cov", 1), ("clip_cov", 2), ("clip_cov, random selection", 1), ("dapo", 1)]
+
+
 def test_page_of_none(tmp_path: Path) -> None:
     law.main(law.Args(rows=tmp_path, out=tmp_path))
     assert "No run of the comparison is kept yet" in (tmp_path / "law.md").read_text()

@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import RESULTS
+from benchmarks.collapse import ARMS, REGIMES
 from benchmarks.readings import column
 from benchmarks.report import markdown, plus_minus
 from common.curves import BLUE, GREEN, INK, MUTED, ORANGE, RED, STYLE
@@ -97,9 +98,16 @@ def guess(steps: np.ndarray, entropy: np.ndarray, reward: np.ndarray, share: flo
 
 
 def kept_runs(rows: Path) -> list[dict]:
-    """The records of all finished runs of the two regimes, as benchmarks.collapse wrote them; none of the tuning's."""
-    files = (path for regime in ("off-policy", "on-policy") for path in sorted((rows / regime).glob("*.json")))
-    return [json.loads(path.read_text()) for path in files]
+    """The records of all finished runs of the two regimes, as benchmarks.collapse wrote them; none of the tuning's.
+
+    By regime, arm and seed, a method before its controls.
+    """
+    place = {arm: number for number, arm in enumerate(ARMS)}
+    kept = []
+    for regime in REGIMES:
+        records = [json.loads(path.read_text()) for path in (rows / regime).glob("*.json")]
+        kept += sorted(records, key=lambda record: (place[record["arm"]], record["seed"]))
+    return kept
 
 
 def guesses_of(records: Iterable[dict]) -> list[dict]:
