@@ -21,7 +21,7 @@ upper clip acts on right responses alone, whose weight is a tenth. On one batch,
 by +4.1e-3 where the fifth is there; the fifth has no direction of its own; clip-higher changes next to nothing.
 
 When it holds: where NSR does. On the embedded task, where five answers in six are wrong at the start, it destroys the
-policy within 400 steps of eight updates at a learning rate of 1e-4 (THREE runs of THREE). At a third of that rate it
+policy within 400 steps of eight updates at a learning rate of 1e-4 (three runs of three). At a third of that rate it
 learns there, and keeps pass@32 and entropy; with --positive-weight 0.5 it lasts, hardly learns and loses pass@32
 (one run of each; all in benchmarks/results/collapse/CLAIMS.md).
 
