@@ -23,8 +23,8 @@ Differs from the paper:
 - A group in which no covariance stands out (equal rewards, equal log-probabilities) has weight 1 throughout.
 
 When it does not hold: on the embedded task with eight updates a rollout. Entropy is not steadier there: it climbs above
-1.2 nats and swings, in bursts three to four responses of ten are cut off at the length limit, and at step 400 neither
-pass@1 nor pass@32 is told apart from GRPO's (two runs, benchmarks/results/collapse/CLAIMS.md). It keeps entropy, and
+1.6 nats and swings, in bursts three to four responses of ten are cut off at the length limit, and at step 400 neither
+pass@1 nor pass@32 is told apart from GRPO's (three runs, benchmarks/results/collapse/CLAIMS.md). It keeps entropy, and
 not what many samples find.
 
 sigma grows with the outliers that it is to damp. On the embedded task some token of a step is always far enough out for

@@ -260,6 +260,9 @@ def test_who_ends_highest_is_said_of_arms_with_as_many_seeds(tmp_path: Path) -> 
     assert "dynamic sampling draws" not in text and "correlates" not in text  # of three arms it would say little
     keep(tmp_path / "rows", "dapo", 2, samples=[15 * step for step in range(5, 101, 5)])
     assert "; dynamic sampling draws GRPO's samples times 1.5 (`dapo`)." in made(tmp_path)
+    for arm, times in (("kl_cov", 30), ("grpo, mixed groups", 20)):
+        keep(tmp_path / "rows", arm, 2, samples=[times * step for step in range(5, 101, 5)])
+    assert "draws GRPO's samples times 1.5 (`dapo`) to 3.0 (`kl_cov`)." in made(tmp_path)
 
 
 def test_it_is_said_whether_entropy_goes_with_what_many_samples_find(tmp_path: Path) -> None:

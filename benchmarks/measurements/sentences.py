@@ -75,7 +75,8 @@ def of_ends(runs: Regime) -> Iterator[str]:
         drawn = {arm: np.mean([run.drawn("samples") for run in mine]) for arm, mine in some.items()}
         ratios = {arm: number / drawn["grpo"] for arm, number in drawn.items() if number > 1.1 * drawn["grpo"]}
         if ratios:
-            times = ", ".join(f"{ratio:.1f} (`{arm}`)" for arm, ratio in sorted(ratios.items(), key=lambda one: one[1]))
+            extremes = dict.fromkeys((min(ratios, key=ratios.get), max(ratios, key=ratios.get)))
+            times = " to ".join(f"{ratios[arm]:.1f} (`{arm}`)" for arm in extremes)
             cost = f"; dynamic sampling draws GRPO's samples times {times}"
     count = f"{len(some)} arms with {number_word(least, 'seed')}"
     yield f"Of {count} or more, the highest mean at the end has {words}{cost}."
