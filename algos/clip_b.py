@@ -19,7 +19,8 @@ with A_j < 0, drawn at random: what the choice is worth.
 
 Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) pass@32
 ends 0.14 above GRPO's and entropy 0.08 nats, and pass@1 is not told apart from it. It is the choice that does it: with
-as many tokens drawn at random (three runs) pass@32 ends 0.13 and entropy 0.06 nats lower.
+as many tokens drawn at random (three runs) coverage ends 0.15 and entropy 0.06 nats lower; pass@32 ends 0.13 lower,
+which is not enough to tell it apart.
 
 Differs from the authors' code: nothing known. The choice is made once a rollout, so it acts at one update too.
 

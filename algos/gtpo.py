@@ -21,7 +21,7 @@ Means are over tokens, so that long responses pull them; with equal lengths and 
 Bessel's correction. algo/right_spearman is the rank correlation of entropy and advantage on tokens of right responses.
 
 Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) entropy
-falls as without the idea, to within 0.02 nats, and nothing else is told apart. With --shuffle-entropy it ends 0.04 nats
+is not told apart from what it is without the idea, nor is anything else. With --shuffle-entropy it ends 0.04 nats
 higher. That control is not neutral: at one position the entropies of right responses are more alike than shuffled ones
 (at the first they are equal), so that it pays by entropy more than the method does (algo/right_spearman 0.55 and 0.11).
 

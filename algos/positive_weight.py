@@ -30,7 +30,7 @@ When it does not hold: on the embedded task, from a checkpoint of GRPO's whose e
 the first. lambda then stays at 0 for 200 steps, and entropy falls to about half of what the parent with the mean over
 tokens keeps, and coverage with it (three runs, benchmarks/results/collapse/CLAIMS.md). A guess, not measured: wrong
 answers of a policy that sure are unlikely tokens, and what is pushed off those goes to the likely ones. From the usual
-start entropy ends below the target as well, and pass@32 below that parent's (two runs of 400 steps).
+start entropy ends below the target as well, and pass@32 below that parent's (three runs of 400 steps).
 
     python algos/positive_weight.py
     python algos/positive_weight.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --num-prompts 512 \

@@ -15,8 +15,8 @@ teacher it is confused (mean log-probability -1.3, the student's -0.2), and righ
 Costs: a pass over the taught responses behind two prompts and a response, 5 to 10 % of a step.
 
 Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) nothing
-is told apart from GRPO's. With --teacher-sign -1 entropy ends 0.03 nats above the method's: here it is the weight that
-follows the teacher that keeps more.
+is told apart from GRPO's. With --teacher-sign -1 entropy ends 0.03 nats above the method's, and that is not told apart
+either.
 
 Differs from the paper, whose template for c is not known: c stands there as drawn, end token included.
 

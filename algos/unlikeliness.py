@@ -18,8 +18,8 @@ pass@1. --random-rank is the control: places drawn at random inside each group. 
 each batch (--update-epochs 2), which helps by itself.
 
 Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) entropy
-ends 0.05 nats above GRPO's and 0.04 above that with random places, so that it is the order that counts; pass@32, the
-claim, ends 0.09 above both, which three runs do not tell apart.
+ends 0.05 nats above GRPO's. Against random places it ends 0.04 above, and pass@32, the claim, ends 0.09 above both:
+three runs do not tell these apart.
 
 Groups of equal verifier rewards have advantage 0, though their ranks would give them spread.
 

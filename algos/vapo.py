@@ -24,7 +24,7 @@ Differs from the paper:
   token of a short response only through V. The default of 1.5 gives 0.97 at 24 tokens.
 - Its 50 steps of warm-up and its rates of 1e-6 and 2e-6 are for a model of 32 billion parameters.
 
-Inert on the embedded task: the critic. Its values explain none of the variance of returns (0.001, a mean over two runs
+Inert on the embedded task: the critic. Its values explain no variance of returns (0.001, the mean of three runs
 of 400 steps, benchmarks/results/collapse/CLAIMS.md), so that one baseline for all problems and lambda are what acts
 there. Whether a critic that learns would help is not shown.
 
