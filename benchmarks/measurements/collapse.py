@@ -35,7 +35,7 @@ import tyro
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.measure import as_flags, check_known, read_metrics, worker_environment
-from benchmarks.methods import METHODS, Arm
+from benchmarks.methods import A_FIFTH, METHODS, Arm
 from common import InputError, lock
 from common.records import write_whole
 from common.run import checkpoints_of
@@ -65,7 +65,7 @@ TIERS = {  # in the order in which they are run
 }
 SEEDS = {"first": 5, "controls": 5, "families": 3, "rest": 3}
 BASES = ["grpo, mixed groups", "grpo, token mean"]  # that some of the first are held against
-ON_POLICY, ON_POLICY_SEEDS = [*BASES, *FIRST], 3
+ON_POLICY, ON_POLICY_SEEDS = [*BASES, *FIRST, A_FIFTH], 3
 
 # Methods that live on wrong answers, and their bases, from GRPO's checkpoint at its first evaluation with pass@1 of
 # ENOUGH or more.
@@ -279,7 +279,7 @@ def rounds(args: Args) -> list[list[tuple[str, str, int]]]:
     for seed in args.seeds or range(1, max(SEEDS.values()) + 1):
         every += [wanted("off-policy", arms, seed, SEEDS[tier], tier) for tier, arms in TIERS.items()]
         every.append(
-            wanted("on-policy", BASES, seed, ON_POLICY_SEEDS, "controls")
+            wanted("on-policy", [*BASES, A_FIFTH], seed, ON_POLICY_SEEDS, "controls")
             + wanted("on-policy", FIRST, seed, ON_POLICY_SEEDS, "first")
         )
         every += [wanted("from-grpo", STARTED, seed, STARTED_SEEDS), wanted("causes", CAUSES, seed, 1)]

@@ -46,7 +46,7 @@ def family_of(arm: str) -> str:
 def promises(runs: dict[str, Regime]) -> list[Judged]:
     """Every promise of a record in both regimes, judged as one table; a verdict on a destroyed policy says so."""
     asked = [
-        (regime, arm, claim)
+        (regime, claim.arm or arm, claim)
         for regime in REGIMES
         for arm in planned(regime)
         if arm in METHODS

@@ -8,6 +8,7 @@ from itertools import combinations, groupby, pairwise
 from pathlib import Path
 
 from benchmarks import claims, judging, methods
+from benchmarks.collapse import ARMS
 from benchmarks.gallery import charts, diffs, equations, overview, weights
 from benchmarks.gallery.algorithms import Algorithm, load_all
 from benchmarks.gallery.site import Page, highlighted
@@ -100,7 +101,7 @@ def judged_by_method(runs: dict[str, Regime]) -> dict[tuple[str, str], list[Judg
     """(regime, method) -> its promises, then its primary outcomes beside its base and its own controls, if run."""
     found = defaultdict(list)
     for one in judging.promises(runs):
-        found[one.regime, one.arm].append(one)
+        found[one.regime, ARMS[one.arm][0]].append(one)
     for regime, some in runs.items():
         for table in (judging.against_bases, judging.against_controls):
             for (arm, _), outcomes in table(some, regime).items():
