@@ -46,7 +46,7 @@ def test_order_and_seeds() -> None:
     assert seeds["nsr"] == seeds["grpo, random reward"] == [1, 2, 3, 4, 5] and seeds["vapo"] == [1, 2, 3]
     assert [s for r, a, s in order if (r, a) == ("on-policy", "grpo, mixed groups")] == [1, 2, 3]
     at_one_update = {a for r, a, _ in order if r == "on-policy"}
-    assert at_one_update == {*collapse.FIRST, "grpo, mixed groups", "grpo, token mean"}
+    assert at_one_update == {*collapse.FIRST, "grpo, mixed groups", "grpo, token mean", "forking_tokens, a fifth"}
     assert {ARMS[arm][1].base for arm in at_one_update if arm != "grpo"} <= at_one_update
     assert [a for g, a, s in order if (g, s) == ("from-grpo", 3)] == collapse.STARTED
     assert [(a, s) for g, a, s in order if g == "causes"] == [(arm, 1) for arm in collapse.CAUSES]
