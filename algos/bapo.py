@@ -183,6 +183,10 @@ class Args:
     """weight of an entropy bonus (verl: entropy_coeff); 0: none"""
 
     def __post_init__(self) -> None:
+        up = self.clip_ratio_high_end - self.clip_ratio_high, self.clip_ratio_high_step
+        for way, step in (up, (self.clip_ratio_low - self.clip_ratio_low_end, self.clip_ratio_low_step)):
+            if way > 1000 * step > 0:
+                raise arguments.InputError("a step of a bound is less than a thousandth of its way; raise it")
         fixed = self.clip_ratio_low_end >= self.clip_ratio_low and self.clip_ratio_high_end <= self.clip_ratio_high
         if self.positive_share == 0 or fixed:
             basics.warn_once("--positive-share 0, or ends that are the starts: no bound moves, the clip is a fixed one")

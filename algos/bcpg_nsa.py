@@ -12,8 +12,8 @@ once, it grows with it. It holds on all responses, also where a group's rewards 
 
 The paper's judge of steps is a language model and a reward model together. Here it is exact: a step of countdown is
 right if its equation is true and its operands are at hand, given numbers or results of right steps, each used once. So
-the file trains on countdown alone. A step ends with a token that holds --step-separator. The embedded model calculates
-rightly and misses the target: 98 % of the tokens of its wrong responses stand in right steps (algo/right_step_ratio),
+the file trains on countdown alone. The steps are those of the statement that the verifier reads, however it is marked,
+cut at --step-separator. The embedded model calculates rightly and misses the target: 98 % of the tokens of its wrong responses stand in right steps (algo/right_step_ratio),
 so that on this task the weight is in effect one on wrong responses.
 
 --right-step-weight 1 --beta 0 has, where nothing has moved yet, the gradient of dr_grpo.py with --length-norm; a weight
@@ -167,7 +167,7 @@ class Args:
     beta: float = 1e-3
     """weight of the leash, the squared log-ratio of a response to the initial policy (tau); 0: no reference model"""
     step_separator: str = ","
-    """a token whose text holds it ends a step"""
+    """what a step ends with"""
 
     def __post_init__(self) -> None:
         if self.task.partition(":")[0] != "countdown" or not self.step_separator:
@@ -180,7 +180,20 @@ class Args:
 
 
 # [algo: credit]
-from common.verifier import countdown_steps
+from common.text import separators_before
+from common.verifier import countdown_steps, countdown_text
+
+
+def right_tokens(texts: list[str], response: str, gold: str, separator: str) -> list[bool]:
+    """Of each token, given its text, whether it stands in a right step of what the response states as its answer.
+
+    Words or a mark around the statement belong to its first and last step, as a separator to the step that it ends.
+    """
+    statement = countdown_text(response) or ""
+    verdicts = countdown_steps(gold, statement.split(separator))
+    first = response[: max(response.rfind(statement), 0)].count(separator)
+    steps = [before - first for before in separators_before(texts, separator)]
+    return [0 <= step < len(verdicts) and verdicts[step] for step in steps]
 
 
 def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
@@ -269,10 +282,10 @@ if __name__ == "__main__":
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
             batch["step_index"] = policy.step_index(batch, args.step_separator)
-            pairs = zip(batch["problems"], batch["responses"], strict=True)
-            verdicts = [countdown_steps(problem.answer, text.split(args.step_separator)) for problem, text in pairs]
-            rows = zip(verdicts, batch["step_index"].tolist(), strict=True)
-            right = [[step < len(steps) and steps[step] for step in row] for steps, row in rows]
+            rows = policy.token_texts(batch["response_ids"]), batch["responses"], batch["problems"]
+            right = [
+                right_tokens(*row, problem.answer, args.step_separator) for *row, problem in zip(*rows, strict=True)
+            ]
             batch["step_right"] = torch.tensor(right) & batch["mask"]
             # [/algo]
         batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)

@@ -170,7 +170,7 @@ class Args:
     """eps above 1"""
     max_resample: int = 9
     """further rounds of sampling a step to replace groups without spread; 0: keep every group"""
-    clip_cov_ratio: float = 1e-2
+    clip_cov_ratio: arguments.between(0, 1) = 1e-2
     """share of a minibatch's tokens that is left out, a fraction (paper: 2e-4); 0: none"""
     clip_cov_lb: float = 1.0
     """lower bound of the covariance of a candidate"""

@@ -208,7 +208,7 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     if not there.any():
         return {"algo/scale_max": torch.nan, "algo/bonus_mean": torch.nan, "algo/shift": torch.nan}
     least, most = mean[there].min(), mean[there].max()
-    place = (mean - least) / (most - least + 1e-8)  # h
+    place = ((mean - least) / (most - least + 1e-8)).where(there, 0.0)  # h; elsewhere it may be far outside 0 to 1
     surer = (-args.confidence_scale * place).exp()
     scale = surer / surer[there].mean()  # g
     bonus = args.future_bonus * (-args.bonus_scale * place).exp().roll(-1, 1) * (count.roll(-1, 1) > 0)

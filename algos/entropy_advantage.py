@@ -207,6 +207,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
         chosen = chosen[torch.randperm(len(chosen))]
     wanted = args.entropy_adv_coef * torch.zeros_like(advantages).masked_scatter(mask, chosen)
     bonus = torch.min(wanted, advantages.abs() / args.entropy_adv_kappa)
+    has_bonus = mask & (advantages != 0)
     advantages = advantages + bonus
     ratio = (logprobs - mb["old_logprobs"]).clamp(-20, 20).exp()
     clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
@@ -217,7 +218,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
         "policy/clip_high_ratio": ((bound & (advantages > 0)).sum() / mask.sum()).item(),
         "policy/clip_low_ratio": ((bound & (advantages < 0)).sum() / mask.sum()).item(),
         "algo/bonus_mean": bonus[mask].mean().item(),
-        "algo/capped_ratio": (bonus < wanted)[mask].to(bonus.dtype).mean().item(),
+        "algo/capped_ratio": (bonus < wanted)[has_bonus].to(bonus.dtype).mean().item(),
     }
 
 

@@ -171,7 +171,7 @@ class Args:
     """last tokens of max_response_length over which the charge rises (c; paper: 4096 of 20480); 0: no charge"""
     overlong_penalty_factor: float = 1.0
     """charge for the longest response, on rewards of -1 and 1"""
-    top_entropy_ratio: float = 0.2
+    top_entropy_ratio: arguments.between(1e-9, 1) = 0.2
     """share of a minibatch's tokens that is trained on, a fraction (rho; TRL: top_entropy_quantile); 1: all"""
     normalize_by: Literal["selected", "all"] = "selected"
     """what the loss is divided by: the selected tokens (paper v2, released code) or all (paper v1, TRL)"""
@@ -224,7 +224,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     shape = mask.shape if args.entropy_scope == "response" else (1, -1)  # a row for each set that is ranked
     key = key.masked_fill(~mask, -torch.inf).reshape(shape)
     ranks = key.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    quotas = [[ceil(args.top_entropy_ratio * n)] for n in mask.reshape(shape).sum(1).tolist()]
+    quotas = [[ceil(args.top_entropy_ratio * n - 1e-9)] for n in mask.reshape(shape).sum(1).tolist()]
     selected = (ranks < ranks.new_tensor(quotas)).view(mask.shape)  # S
     loss = (token_loss * selected).sum() / (selected if args.normalize_by == "selected" else mask).sum().clamp(min=1)
     bound = mask & (clipped * advantages < ratio * advantages)  # where the clip takes the gradient away

@@ -170,7 +170,7 @@ class Args:
     """what a right response is paid, and a wrong one charged (beta_1)"""
     entropy_share: float = 0.1
     """what is paid and charged besides, by share of the entropy (beta_2); 0: nothing"""
-    entropy_floor: float = 0.01
+    entropy_floor: arguments.between(1e-8, float("inf")) = 0.01
     """nats that an entropy counts at least (paper: 1e-8, at which 1/H explodes)"""
     shuffle_entropy: bool = False
     """a control: the entropies permuted over the responses of each group"""
@@ -195,10 +195,11 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
         shaped = shaped + sign * paid * own
     centred = shaped - shaped.mean(1, keepdim=True)
     scaled = centred / (shaped.std(1, keepdim=True) + 1e-6)
-    scaled[right.all(1) | ~right.any(1)] = 0.0
+    mixed = right.any(1) & ~right.all(1)
+    scaled[~mixed] = 0.0
     batch["loss_mask"] = mask
     batch["advantages"] = scaled.view(-1, 1) * mask
-    return {"algo/weight_right_max": shaped.max().item() if right.any() else torch.nan}
+    return {"algo/weight_right_max": shaped[mixed].max().item() if mixed.any() else torch.nan}
 
 
 # [/algo]

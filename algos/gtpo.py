@@ -178,7 +178,7 @@ class Args:
     """what every token of a right response is paid, and of a wrong one charged (alpha_1)"""
     entropy_share: float = 0.1
     """what is paid and charged besides, by share of the entropy (alpha_2); 0: nothing"""
-    entropy_floor: float = 0.01
+    entropy_floor: arguments.between(1e-8, float("inf")) = 0.01
     """nats that an entropy counts at least (paper: 1e-8, at which 1/H explodes)"""
     shuffle_entropy: bool = False
     """a control: the entropies permuted over the tokens of each group"""

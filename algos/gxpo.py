@@ -176,8 +176,8 @@ class Args:
     """weight of the newest norm in mean and variance (omega)"""
 
     def __post_init__(self) -> None:
-        if self.horizon < 2:
-            raise arguments.InputError(f"--horizon {self.horizon} is less than the two steps that are seen; use more")
+        if not 2 <= self.horizon <= 100:  # 2^128 is too large for a float
+            raise arguments.InputError(f"--horizon is {self.horizon}; it must be from 2, the steps seen, to 100")
 
     # [/algo]
 

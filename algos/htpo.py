@@ -178,7 +178,8 @@ class Args:
     """share of the high tokens of right responses to easy prompts that is dropped (paper: 0.02)"""
 
     def __post_init__(self) -> None:
-        if 0 < max(self.drop_low_ratio, self.drop_high_ratio) * self.max_response_length < 1:
+        most = max(self.drop_low_ratio * (1 - self.high_ratio), self.drop_high_ratio * self.high_ratio)
+        if 0 < most * self.max_response_length < 1:
             basics.warn_once("--drop-low-ratio and --drop-high-ratio are less than a token: nothing is dropped")
 
     # [/algo]

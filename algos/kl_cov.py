@@ -168,7 +168,7 @@ class Args:
     # [algo: args]
     max_resample: int = 9
     """further rounds of sampling a step to replace groups without spread; 0: keep every group"""
-    kl_cov_ratio: float = 2e-2
+    kl_cov_ratio: arguments.between(0, 1) = 2e-2
     """share of a minibatch's tokens that is held back, a fraction (paper: 2e-3 at 7B, 2e-4 at 32B); 0: none"""
     kl_cov_coef: float = 1.0
     """weight of the penalty (verl: ppo_kl_coef); 0: none"""
@@ -220,7 +220,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     quota = int(args.kl_cov_ratio * num_tokens)
     if quota == 0 and args.kl_cov_ratio > 0:
         basics.warn_once("--kl-cov-ratio is less than one token of a minibatch: nothing is held back; raise it")
-    top = cov.masked_fill(~mask, -torch.inf).flatten().topk(quota).indices  # Eq. 13
+    top = cov.masked_fill(~mask, -torch.inf).view(-1).argsort(descending=True, stable=True)[:quota]  # Eq. 13
     if args.random_selection:
         top = mask.flatten().nonzero()[:, 0][torch.randperm(num_tokens)[:quota]]
     selected = torch.zeros_like(mask).flatten().index_fill(0, top, True).view(mask.shape)

@@ -176,7 +176,7 @@ class Args:
     """weight of an entropy bonus (verl: entropy_coeff); 0: none"""
     mastery_beta: float = 1.0
     """weight of the hinge on responses to mastered prompts (paper: 1); 0: none"""
-    mastery_delta: float = 0.01
+    mastery_delta: arguments.between(0, 20) = 0.01
     """log-ratio up to which a token of them may move (paper: 0.01)"""
     flatten: bool = True
     """prompts of which more than half the responses are right all weigh the same"""

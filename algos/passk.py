@@ -178,6 +178,8 @@ class Args:
         if not 1 <= self.pass_k <= self.num_generations:
             limits = f"must be from 1 to --num-generations {self.num_generations}"
             raise arguments.InputError(f"--pass-k is {self.pass_k}; it {limits}")
+        if self.pass_k == self.num_generations:
+            basics.warn_once("--pass-k is --num-generations: a group is one subset, and nothing is learned; lower it")
 
     # [/algo]
 

@@ -189,7 +189,7 @@ def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:
     rewards = (2 * batch["rewards"] - 1 - penalty).view(-1, args.num_generations)  # (P, G), Eq. 7
     baseline = rewards.mean(1, keepdim=True)
     if args.baseline_quantile > 0:  # 1e-9: 0.28 * 25 is a little more than 7
-        k = ceil(args.baseline_quantile * args.num_generations - 1e-9)
+        k = max(1, ceil(args.baseline_quantile * args.num_generations - 1e-9))
         baseline = rewards.sort(1).values[:, k - 1, None]
     centred = rewards - baseline
     scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)

@@ -159,9 +159,9 @@ class Args:
     """log the change of entropy that updates promise, token by token, and the one measured: two more passes a step"""
 
     # [algo: args]
-    tau_pos: float = 20.0
+    tau_pos: arguments.between(1e-6, float("inf")) = 20.0
     """how steep the gate of good responses is (paper: 1.0)"""
-    tau_neg: float = 21.0
+    tau_neg: arguments.between(1e-6, float("inf")) = 21.0
     """the same of bad ones (paper: 1.05)"""
     beta: float = 0.0
     """weight of the KL to the initial policy (verl: kl_loss_coef); 0: no reference model"""

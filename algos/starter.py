@@ -221,7 +221,7 @@ def policy_loss(logprobs: Tensor, entropy: Tensor, mb: dict, args: Args) -> tupl
     clipped = ratio.clamp(1 - args.clip_ratio_low, 1 + args.clip_ratio_high)
     token_loss = -torch.min(ratio * advantages, clipped * advantages)
     token_loss = token_loss - args.entropy_coef * entropy
-    quota = ceil(args.top_entropy_ratio * mask.sum().item())
+    quota = ceil(args.top_entropy_ratio * mask.sum().item() - 1e-9)
     key = torch.rand_like(entropy) if args.random_selection else entropy.detach()
     chosen = key.masked_fill(~mask, -torch.inf).flatten().argsort(descending=True, stable=True)[:quota]
     selected = torch.zeros_like(mask).flatten().index_fill(0, chosen, True).view(mask.shape)  # S

@@ -172,7 +172,7 @@ class Args:
     """eps above 1 (TRL: epsilon_high)"""
     max_resample: int = 0
     """further rounds of sampling a step to replace groups without spread; 0: keep every group"""
-    damping: float = 0.2
+    damping: arguments.between(0, 1) = 0.2
     """most that a token's weight is lowered by (1 - w_min; paper, version 4: 0.3); 0: none"""
     omega: Literal["released", "exact"] = "released"
     """what a token does to entropy: as the authors' code has it, or to first order"""

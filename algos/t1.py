@@ -196,7 +196,8 @@ from collections import Counter
 
 def repeats(ids: list[int], n: int) -> bool:
     """Whether some n tokens in a row occur three times."""
-    return n > 0 and max(Counter(zip(*(ids[i:] for i in range(n)), strict=False)).values(), default=0) >= 3
+    windows = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return n > 0 and max(Counter(windows).values(), default=0) >= 3
 
 
 def assign_credit(batch: dict, args: Args, state: dict) -> dict[str, float]:

@@ -232,13 +232,16 @@ class Policy:
         return [[texts[i] for i in row] for row in response_ids.tolist()]
 
     def step_index(self, batch: dict, separator: str) -> Tensor:
-        """Which step each response token is part of, from 0 (B, T): how many separators stand in the tokens before it.
+        """Which step each response token is part of, from 0 (B, T): how many tokens before it end a separator.
 
-        As many steps as the text has between separators; an empty one makes each token a step. 0 on padding.
+        A separator is part of the step that it ends, and may lie across tokens; an empty one makes each token a step.
+        0 on padding.
         """
         texts = self.token_texts(batch["response_ids"])
-        ends = torch.tensor([[text.count(separator) if separator else 1 for text in row] for row in texts])
-        return (ends.cumsum(1) - ends) * batch["mask"]
+        before = torch.tensor(
+            [text.separators_before(row, separator) if separator else range(len(row)) for row in texts]
+        )
+        return (before.diff(prepend=before[:, :1]) > 0).cumsum(1) * batch["mask"]
 
     # --- Passes ---
 

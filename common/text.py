@@ -1,6 +1,8 @@
 """Between text and tokens: prompts as a model reads them, and the tokens that end a response."""
 
 import re
+from bisect import bisect_right
+from itertools import accumulate
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,6 +43,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], **templ
     except Exception as error:  # templates refuse roles that they do not know, each in its own words
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"this model's chat template refuses the prompt {prompt!r:.100} ({reason})") from None
+
+
+def separators_before(texts: list[str], separator: str) -> list[int]:
+    """Of each of the texts, that follow on each other, how many separators end before it; one may lie across two."""
+    ends = [found.end() for found in re.finditer(re.escape(separator), "".join(texts))]
+    starts = accumulate(map(len, texts[:-1]), initial=0)
+    return [bisect_right(ends, start) for start in starts]
 
 
 def silent_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -325,7 +325,7 @@ def test_token_texts() -> None:
 
 
 def test_step_index() -> None:
-    """As many as str.split finds, a separator being part of the step before it; 0 on padding."""
+    """A separator is part of the step that it ends; it may lie across tokens, and two in one token end one step."""
     policy = tiny_policy()
     texts = ["3*7=21,21+5=26", ",,1", "12"]
     ids = [policy.encode(text) for text in texts]
@@ -338,3 +338,7 @@ def test_step_index() -> None:
     assert found[0] == [0] * 7 + [1] * 7 and found[1] == [0, 1, 2] + [0] * 11 and found[2] == [0] * 14
     assert [max(row) + 1 for row in found] == [len(text.split(",")) for text in texts]
     assert policy.step_index(batch, "").tolist()[2] == [0, 1] + [0] * 12
+    assert policy.step_index(batch, "1,")[0].tolist() == [0] * 7 + [1] * 7
+    policy.token_texts = lambda ids: [["a.", "b", "...", "c", "d.", "."]]
+    batch = {"response_ids": torch.zeros(1, 6, dtype=torch.int64), "mask": torch.ones(1, 6, dtype=torch.bool)}
+    assert policy.step_index(batch, ".").tolist() == [[0, 1, 1, 2, 2, 3]]

@@ -110,7 +110,7 @@ def source(algorithm: str) -> str:
 
 
 KL_COV_SELECTION = """\
-    top = cov.masked_fill(~mask, -torch.inf).flatten().topk(quota).indices  # Eq. 13
+    top = cov.masked_fill(~mask, -torch.inf).view(-1).argsort(descending=True, stable=True)[:quota]  # Eq. 13
     if args.random_selection:
         top = mask.flatten().nonzero()[:, 0][torch.randperm(num_tokens)[:quota]]
     selected = torch.zeros_like(mask).flatten().index_fill(0, top, True).view(mask.shape)

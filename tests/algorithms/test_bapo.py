@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from common import InputError
 from common.basics import warn_once
 from tests.algorithms.oracle import (
     Neutral,
@@ -192,3 +193,10 @@ def test_says_what_does_nothing(capsys: pytest.CaptureFixture) -> None:
         load("bapo", num_minibatches=1)
     said = capsys.readouterr().err
     assert said.count("no bound moves") == said.count("one update per rollout") == 1
+
+
+@pytest.mark.parametrize("side", ["high", "low"])
+def test_a_search_without_end_is_refused(side: str) -> None:
+    load("bapo", **{f"clip_ratio_{side}_step": 0.002})
+    with pytest.raises(InputError, match="less than a thousandth"):
+        load("bapo", **{f"clip_ratio_{side}_step": 1e-6})

@@ -94,3 +94,27 @@ def test_other_tasks_are_refused() -> None:
             load("bcpg_nsa", task=task)
     with pytest.raises(InputError, match="--step-separator ,"):
         load("bcpg_nsa", step_separator="")
+
+
+ANSWER = "3*7=21,21-5=17"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", ""), ("Answer: ", ""), ("<answer>", "</answer>"), ("\\boxed{", "}"), ("Well, as I said: \\boxed{", "}.")],
+)
+def test_steps_are_those_of_the_statement(before: str, after: str) -> None:
+    """However it is marked, as the verifier reads it; what came before its first step is of none."""
+    module, _ = load("bcpg_nsa")
+    text = before + ANSWER + after
+    right = module.right_tokens([*text], text, "3*7=21,21+5=26", ",")
+    found = "".join(c for c, kept in zip(text, right, strict=True) if kept)
+    assert found == before.rpartition(",")[2] + "3*7=21,"
+
+
+def test_a_separator_may_lie_across_tokens_or_inside_one() -> None:
+    module, _ = load("bcpg_nsa")
+    for tokens, separator in ((["3*7=21", ",", " ", "21-5=16"], ", "), (["3*7", "=21,21", "-5=17"], ",")):
+        right = module.right_tokens(tokens, "".join(tokens), "3*7=21,21+5=26", separator)
+        assert right == ([True] * 4 if separator == ", " else [True, True, False])
+    assert not any(module.right_tokens(["no", "thing"], "nothing", "3*7=21,21+5=26", ","))

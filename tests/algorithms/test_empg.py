@@ -96,3 +96,17 @@ def test_one_step_a_response_has_no_bonus() -> None:
         "step_index": torch.zeros(2, 2, dtype=torch.int64),
     }
     assert module.assign_credit(batch, args, {})["algo/bonus_mean"] == 0
+
+
+def test_a_step_may_be_far_above_those_that_count() -> None:
+    """Of a group that is all right, whose steps set no range: exp of it overflows, and no advantage may know."""
+    module, args = load("empg", num_generations=2)
+    entropy = torch.tensor([[0.5, 0.50001], [0.49999, 0.5], [0.0, 3.0], [0.0, 3.0]])
+    batch = {
+        "rewards": torch.tensor([1.0, 0.0, 1.0, 1.0]),
+        "mask": torch.ones(4, 2, dtype=torch.bool),
+        "entropy": entropy,
+        "step_index": torch.tensor([[0, 1]] * 4),
+    }
+    module.assign_credit(batch, args, {})
+    assert batch["advantages"].isfinite().all() and batch["advantages"][:2].all() and not batch["advantages"][2:].any()

@@ -76,3 +76,11 @@ def test_shuffled_bonuses_are_the_same_elsewhere() -> None:
         torch.testing.assert_close(bonus.sort().values, wanted, rtol=0, atol=1e-9)
         found.add(tuple(bonus.tolist()))
     assert len(found) == 5
+
+
+def test_what_has_no_advantage_is_not_capped() -> None:
+    module, args = load("entropy_advantage")
+    old = torch.full((2, 2), -1.0, dtype=torch.float64)
+    batch = {"advantages": torch.tensor([[4.0, 4.0], [0.0, 0.0]]).double(), "loss_mask": old < 0, "old_logprobs": old}
+    entropy = torch.tensor([[9.0, 0.1], [1.0, 1.0]], dtype=torch.float64)  # half of 4 is less than 0.4 * 9: the first
+    assert module.policy_loss(old, entropy, batch, args)[1]["algo/capped_ratio"] == 0.5

@@ -1,5 +1,7 @@
 """GRPO-S: rewards shared out over responses by entropy; ratio and clip of a whole response."""
 
+import math
+
 import pytest
 import torch
 
@@ -74,3 +76,14 @@ def test_entropies_are_permuted_in_their_group() -> None:
         module.assign_credit(batch, args, {})
         found.add(tuple(batch["advantages"].flatten().tolist()))
     assert len(found) > 2
+
+
+def test_weights_are_those_of_mixed_groups() -> None:
+    """In a group that is all right the surest response would weigh most, and nothing is trained on it."""
+    module, args = load("grpo_s", num_generations=2, entropy_share=1.0)
+    entropy = torch.tensor([[1.0], [1.0], [0.1], [9.0]], dtype=torch.float64)
+    batch = {"rewards": torch.tensor([1.0, 0.0, 1.0, 1.0]).double(), "mask": entropy > 0, "entropy": entropy}
+    found = module.assign_credit(batch, args, {})["algo/weight_right_max"]
+    assert found == pytest.approx(args.base_share + args.entropy_share)
+    batch["rewards"] = torch.ones(4, dtype=torch.float64)
+    assert math.isnan(module.assign_credit(batch, args, {})["algo/weight_right_max"])

@@ -110,6 +110,11 @@ def test_a_step_that_was_not_made_is_not_counted(norm: float) -> None:
     assert all(map(math.isnan, z)) and not state
 
 
-def test_horizon_is_beyond_what_is_seen() -> None:
-    with pytest.raises(InputError, match="--horizon 1 "):
-        load("gxpo", horizon=1)
+@pytest.mark.parametrize("horizon", [1, 101])
+def test_horizon_is_beyond_what_is_seen_and_its_powers_are_numbers(horizon: int) -> None:
+    with pytest.raises(InputError, match=f"--horizon is {horizon};"):
+        load("gxpo", horizon=horizon)
+    module, args = load("gxpo", horizon=100)
+    x, q = torch.full((4,), 0.25), torch.tensor([-2.0, 3.0, -1.0, 0.0])
+    k = module.lead(x, x + 0.5, x + 0.5 + 0.5 * q, args)
+    assert k.tolist() == [51.0, 51.0, 1.0, 1.0]  # at -2: (1 - (-2)^100) / 3 / -1

@@ -151,3 +151,15 @@ def test_says_when_it_can_do_nothing(capsys: pytest.CaptureFixture) -> None:
     for _ in range(2):
         load("kl_cov", num_minibatches=1)
     assert capsys.readouterr().err.count("one update per rollout") == 1
+
+
+def test_ties_go_to_the_lower_index_whatever_the_padding() -> None:
+    module, args = load("kl_cov", kl_cov_ratio=0.25)
+    old = torch.full((8, 3), -1.0, dtype=torch.float64)
+    for width in (3, 4, 40):
+        padded = torch.nn.functional.pad(old, (0, width - 3))
+        batch = {"advantages": padded * 0, "loss_mask": padded < 0, "old_logprobs": padded, "kl_cov_coef": 1.0}
+        _, (gradient, _) = grads_of(
+            module, args, batch, (padded + 0.1).requires_grad_(), padded.clone().requires_grad_()
+        )
+        assert gradient.nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]

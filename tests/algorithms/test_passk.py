@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common import InputError
+from common.basics import warn_once
 from tests.algorithms.oracle import SIZE, Neutral, group_of, load, ratio_of, surrogate, tokens_of
 
 FLAGS = {"clip_ratio_low": 0.2, "clip_ratio_high": 0.28, "max_resample": 0, "pass_k": 4}
@@ -80,3 +81,15 @@ def test_one_sample_is_grpo_in_another_size() -> None:
 def test_more_than_a_group_is_refused(k: int) -> None:
     with pytest.raises(InputError, match=f"--pass-k is {k}; it must be from 1 to --num-generations 4"):
         load("passk", pass_k=k)
+
+
+def test_one_subset_teaches_nothing_and_that_is_said(capsys: pytest.CaptureFixture) -> None:
+    """With k = G every response is in the same subset, whose reward is its own mean."""
+    warn_once.cache_clear()
+    load("passk", pass_k=3)
+    assert not capsys.readouterr().err
+    module, args = load("passk", pass_k=4)
+    assert "nothing is learned" in capsys.readouterr().err
+    batch = {"rewards": torch.tensor([1.0, 0.0, 0.0, 1.0]), "mask": torch.ones(4, 2, dtype=torch.bool)}
+    module.assign_credit(batch, args, {})
+    assert not batch["advantages"].any()

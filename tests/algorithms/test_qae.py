@@ -49,7 +49,9 @@ def test_golden_vectors(right: int, of_right: float, of_wrong: float) -> None:
     assert metrics["algo/zero_advantage_ratio"] == (expected == 0).double().mean()
 
 
-@pytest.mark.parametrize(("quantile", "size", "place"), [(0.28, 25, 7), (0.4, 8, 4), (0.5, 8, 4), (1.0, 8, 8)])
+@pytest.mark.parametrize(
+    ("quantile", "size", "place"), [(0.28, 25, 7), (0.4, 8, 4), (0.5, 8, 4), (1.0, 8, 8), (1e-12, 8, 1)]
+)
 def test_the_place_is_exact(quantile: float, size: int, place: int) -> None:
     """0.28 * 25 is 7.000000000000001."""
     module, args = load("qae", num_generations=size, baseline_quantile=quantile, max_response_length=size)

@@ -104,6 +104,7 @@ def test_golden_advantages() -> None:
         ([1, 2, 1, 1], 1, True),
         ([7] * 9, 0, False),
         ([], 3, False),
+        ([7] * 9, 10**9, False),  # nor does it take long
     ],
 )
 def test_repeats(ids: list[int], n: int, found: bool) -> None:

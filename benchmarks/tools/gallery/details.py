@@ -68,7 +68,7 @@ DETAILS = (
         "the result does not depend on memory; ranked over whatever one forward pass holds, it changes with the number "
         "of GPUs and the length of the responses.",
         "kl_cov",
-        "    top = cov.masked_fill(~mask, -torch.inf).flatten().topk(quota).indices  # Eq. 13",
+        "    top = cov.masked_fill(~mask, -torch.inf).view(-1).argsort(descending=True, stable=True)[:quota]  # Eq. 13",
         (
             Peer("Cui et al., arXiv 2505.22617", "over the tokens of a batch (Eq. 10 to 14)", "paper"),
             Peer(
@@ -117,7 +117,7 @@ DETAILS = (
         "The authors' flag k_percent is a percentage, the later kl_cov_ratio a fraction. The 7B value is 0.2 in the "
         "first and 0.002 in the second; 0.2 copied into the second holds back a fifth of all tokens.",
         "kl_cov",
-        "    kl_cov_ratio: float = 2e-2",
+        "    kl_cov_ratio: arguments.between(0, 1) = 2e-2",
         (
             Peer("PRIME-RL/Entropy-Mechanism-of-RL, recipe/dapo/*.sh", "k_percent 0.2 (7B), 0.02 (32B)", "code"),
             Peer(
