@@ -7,6 +7,7 @@ a chosen few here. A new file costs one short run.
 import itertools
 import json
 import math
+import re
 import runpy
 import shutil
 import signal
@@ -547,12 +548,16 @@ def test_rlrt_asks_its_teacher_first(run: Callable, passes: list) -> None:
 
 
 def test_rlrt_without_weight_asks_nobody(run: Callable, passes: list, capsys: pytest.CaptureFixture) -> None:
-    """Then no context has to hold two prompts and two responses."""
+    """Then no context has to hold two prompts and two responses; else a refusal names the length that two may have."""
     run("rlrt", num_steps=1, num_minibatches=1, max_response_length=65, teacher_weight=0)
     assert len(passes) == 1
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         run("rlrt", "refused", num_steps=1, max_response_length=65)
-    assert "further tokens" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    room = int(re.search("further tokens exceeds the model's context of 128; use at most ([0-9]+)", said)[1])
+    assert 2 * room > 128 - 2 * int(re.search(r"longest prompt \(([0-9]+) tokens\)", said)[1]) - 2
+    run("rlrt", "advised", num_steps=1, max_response_length=room)
 
 
 def test_gxpo_leaps_between_its_second_and_third_step(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
