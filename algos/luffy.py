@@ -308,8 +308,8 @@ if __name__ == "__main__":
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
             # No sampler has drawn what was given, and the pass that read it rounds otherwise than this one.
-            drawn = torch.arange(len(samples))[:, None] % args.num_generations < own_size  # (B, 1)
-            batch["rollout_logprobs"] = torch.where(drawn, batch["rollout_logprobs"], batch["old_logprobs"])
+            drawn = torch.arange(len(batch["mask"])) % args.num_generations < args.num_generations - args.num_expert
+            batch["rollout_logprobs"] = torch.where(drawn[:, None], batch["rollout_logprobs"], batch["old_logprobs"])
             # [/algo]
         batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
         metrics |= batch_metrics(batch)
