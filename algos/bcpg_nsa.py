@@ -13,8 +13,9 @@ once, it grows with it. It holds on all responses, also where a group's rewards 
 The paper's judge of steps is a language model and a reward model together. Here it is exact: a step of countdown is
 right if its equation is true and its operands are at hand, given numbers or results of right steps, each used once. So
 the file trains on countdown alone. The steps are those of the statement that the verifier reads, however it is marked,
-cut at --step-separator. The embedded model calculates rightly and misses the target: 98 % of the tokens of its wrong responses stand in right steps (algo/right_step_ratio),
-so that on this task the weight is in effect one on wrong responses.
+cut at --step-separator. The embedded model calculates rightly and misses the target: 98 % of the tokens of its wrong
+responses stand in right steps (algo/right_step_ratio), so that on this task the weight is in effect one on wrong
+responses.
 
 --right-step-weight 1 --beta 0 has, where nothing has moved yet, the gradient of dr_grpo.py with --length-norm; a weight
 of -1 rewards right steps of wrong answers as much as it would charge them. No claim is made on entropy. The reference

@@ -269,8 +269,9 @@ if __name__ == "__main__":
         general, _ = problems_from_args(args, task=args.general_task, eval_task=args.eval_task or args.task)
         run.check_further(general_task=general)
         general, general_longest = rollout.fit_prompts(policy, general, *limits)
-        if general_longest > max(longest, eval_longest) and args.backend == "vllm":
-            raise arguments.InputError("--general-task has longer prompts than --task, for which vLLM was started")
+        room = max(longest, eval_longest) - args.max_response_length  # for which vLLM was started
+        if general_longest - args.max_response_length > room and not sampler.same_arithmetic:
+            raise arguments.InputError(f"--general-task has too long prompts for vLLM; use --max-prompt-length {room}")
         stream = ProblemStream(train_problems[: args.num_target] + general[: args.num_general], args.seed)
         reference = policy.frozen_copy() if args.beta > 0 else None
         extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds

@@ -307,6 +307,9 @@ if __name__ == "__main__":
             batch["old_logprobs"], batch["entropy"] = scorer.score(batch, rows)  # (B, T) each
             if reference:
                 batch["ref_logprobs"], _ = reference.score(batch)
+            # No sampler has drawn what was given, and the pass that read it rounds otherwise than this one.
+            drawn = torch.arange(len(batch["mask"])) % args.num_generations < args.num_generations - args.num_expert
+            batch["rollout_logprobs"] = torch.where(drawn[:, None], batch["rollout_logprobs"], batch["old_logprobs"])
             # [/algo]
         batch["importance"] = importance_weights(batch, 0 if sampler.same_arithmetic else args.importance_cap)
         metrics |= batch_metrics(batch)

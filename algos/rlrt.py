@@ -269,8 +269,8 @@ if __name__ == "__main__":
         stream = ProblemStream(train_problems, args.seed)
         reference = policy.frozen_copy() if args.beta > 0 else None
         extra = {"reference": reference} if reference else {}  # further models that a checkpoint holds
-        if args.teacher_weight > 0:  # a teacher reads a prompt and a response before those that it scores
-            rollout.fit_prompts(policy, train_problems, *limits, further=longest)
+        if args.teacher_weight > 0:  # a teacher reads prompt, another response, the prompt again and the response
+            rollout.fit_prompts(policy, train_problems, *limits, further=longest - limits[1], responses=2)
         # [/algo]
         run.start(policy, stream, extra)
     sizes = {"n": args.num_generations, "temperature": args.temperature, "max_new_tokens": args.max_response_length}

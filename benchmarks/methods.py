@@ -622,7 +622,7 @@ METHODS = {
     "passk": Method(
         family="baseline",
         levers={
-            "sampling": "mixed groups only",
+            "sampling": "*every group",
             "baseline": "*mean over subsets of k",
             "clip": "0.2 below, 0.28 above",
             "averaging": "tokens",
@@ -1035,7 +1035,7 @@ METHODS = {
     "entropy_advantage": Method(
         family="token weight",
         levers={
-            "sampling": "mixed groups only",
+            "sampling": "*every group",
             "baseline": "*group mean, by standard deviation",
             "clip": "0.2 below, 0.28 above",
             "averaging": "tokens",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from common.tasks import is_named
 
 LONG, SHORT = 10, 5  # steps over which something must hold before it is worth a word
+LONGER = 5  # times an average response: mixed groups hold no more tokens than this times their share of the groups
 
 
 def column(records: list[dict], key: str, last: int) -> list[float]:
@@ -25,6 +26,19 @@ def mean(values: list[float]) -> float:
 def all_are(records: list[dict], key: str, last: int, test: Callable[[float], bool]) -> bool:
     values = column(records, key, last)
     return bool(values) and all(map(test, values))
+
+
+def unmixed_groups_teach(records: list[dict], args: dict) -> bool:
+    """Whether far more tokens have carried gradient, in all of the last steps, than mixed groups can hold.
+
+    So it is where a method learns from groups whose rewards are all equal. False where it cannot be told: a weight of
+    the KL or of an entropy bonus gives every token a gradient, and further rounds of sampling replace such groups.
+    """
+    replaced = any(record.get("rollout/sampling_rounds", 1) > 1 for record in records[-LONG:])
+    if replaced or args.get("beta") or args.get("entropy_coef"):
+        return False
+    trained, unmixed = (column(records, key, LONG) for key in ("policy/trained_token_ratio", "rollout/zero_std_ratio"))
+    return bool(trained and unmixed) and all(t > LONGER * (1 - u) for t, u in zip(trained, unmixed, strict=True))
 
 
 def doubtful_settings(args: dict, defaults: dict) -> dict[str, str]:
@@ -63,11 +77,15 @@ def findings(records: list[dict], args: dict) -> dict[str, str]:
         return found
     last, length = records[-1], args["max_response_length"]
     no_answer, truncated = (last.get(key) or 0.0 for key in ("verifier/no_answer_ratio", "rollout/truncated_ratio"))
-    if all_are(records, "rollout/reward", LONG, lambda x: x == 0):
+    without_spread = unmixed_groups_teach(records, args)
+    # Where wrong responses alone teach as well, none that is right is no fault yet; none that can be checked is one.
+    checked = max(no_answer, truncated) < 0.5
+    if all_are(records, "rollout/reward", LONG, lambda x: x == 0) and not (without_spread and checked):
         found["zero reward"] = (
             f"no response has been right for {LONG} steps. Likely: responses are cut off before their answer "
             f"({truncated:.0%} are); no answer is found in them ({no_answer:.0%}: does the prompt ask for the form "
-            "that the checker looks for?); or the task is too hard for this model, and no group can teach anything"
+            "that the checker looks for?); or the task is too hard for this model. Comparing rewards inside a group "
+            "teaches nothing then"
         )
     if all_are(records, "rollout/reward", LONG, lambda x: x == 1):
         found["full reward"] = (
@@ -78,10 +96,11 @@ def findings(records: list[dict], args: dict) -> dict[str, str]:
             f"{mean(cut):.0%} of the responses are cut off at --max-response-length {length} and count as wrong. "
             "Raise it, or look at samples.jsonl: a model that never ends may lack its end token or its chat template"
         )
-    if "zero reward" not in found and all_are(records, "rollout/zero_std_ratio", LONG, lambda x: x > 0.9):
+    unmixed = all_are(records, "rollout/zero_std_ratio", LONG, lambda x: x > 0.9)
+    if "zero reward" not in found and unmixed and not without_spread:
         found["no spread"] = (
-            f"in nine of ten groups all rewards are equal, for {LONG} steps: the rest alone teaches. Choose problems "
-            "nearer to what the model can do, or raise --num-generations"
+            f"in nine of ten groups all rewards are equal, for {LONG} steps: comparing them teaches in the rest alone. "
+            "Choose problems nearer to what the model can do, or raise --num-generations"
         )
     first, entropy = records[0].get("policy/entropy"), column(records, "policy/entropy", SHORT)
     if first and entropy:
@@ -107,7 +126,8 @@ def findings(records: list[dict], args: dict) -> dict[str, str]:
             f"the policy moves by {mean(moved):.2f} nats per token within one rollout: its samples are no longer its "
             "own. Lower --learning-rate, --num-minibatches or --update-epochs"
         )
-    if "zero reward" not in found and all_are(records, "policy/trained_token_ratio", SHORT, lambda x: x == 0):
+    mixed = all_are(records, "rollout/zero_std_ratio", SHORT, lambda x: x < 1)  # without them it may well be 0
+    if mixed and all_are(records, "policy/trained_token_ratio", SHORT, lambda x: x == 0):
         found["nothing trained"] = (
             f"no token has carried a gradient for {SHORT} steps: the settings switch the loss off"
         )

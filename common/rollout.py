@@ -77,13 +77,19 @@ def sampler_from_args(args: Any, policy: Policy, max_length: int) -> "Transforme
 
 
 def fit_prompts(
-    policy: Policy, problems: Sequence[Problem], max_prompt_length: int, max_new_tokens: int, further: int = 0
+    policy: Policy,
+    problems: Sequence[Problem],
+    max_prompt_length: int,
+    max_new_tokens: int,
+    further: int = 0,
+    responses: int = 1,
 ) -> tuple[list[Problem], int]:
     """The problems with prompts of at most `max_prompt_length` tokens (0: of any length), and the most tokens that a
     prompt and its response may have together. Prints how many are left out.
 
-    `further` is how many tokens a pass needs beyond those two, such as a teacher's context. Raises InputError where one
-    is left that the model cannot read or continue: empty, or outgrowing its context.
+    A pass may need more than those two, such as a teacher's context: `responses` is how many of the longest it holds,
+    `further` how many tokens beside them and the prompt. Raises InputError where a prompt is left that the model cannot
+    read or continue: empty, or outgrowing its context.
     """
     if not policy.end_ids:
         raise InputError("neither the tokenizer nor the generation config names an end token; set eos_token there")
@@ -100,12 +106,14 @@ def fit_prompts(
     if lost := len(problems) - len(fitting):
         warn_once(f"{lost:,} of {len(problems):,} problems left out: prompts over {max_prompt_length} tokens")
     longest = max(lengths[i] for i in fitting)
-    if longest + max_new_tokens + further > policy.context_length:
-        room = policy.context_length - longest - further
+    room = (policy.context_length - longest - further) // responses
+    if max_new_tokens > room:
+        times = f", {responses} times," if responses > 1 else ""
         beside = f" and {further} further tokens" if further else ""
+        shorter = f"use at most {room}, or " if room > 0 else ""
         raise InputError(
-            f"--max-response-length {max_new_tokens} after the longest prompt ({longest} tokens){beside} exceeds the "
-            f"model's context of {policy.context_length}; use at most {max(room, 0)}, or leave long prompts out with "
+            f"--max-response-length {max_new_tokens}{times} after the longest prompt ({longest} tokens){beside} "
+            f"exceeds the model's context of {policy.context_length}; {shorter}leave long prompts out with "
             "--max-prompt-length"
         )
     return [problems[i] for i in fitting], longest + max_new_tokens

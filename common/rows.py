@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common import InputError, ranks
-from common.maths import MAX_LENGTH, compare_forms, final_answer
+from common.maths import compare, final_answer
 from common.problems import Problem, prompt_key
 
 if TYPE_CHECKING:  # no procedural task needs it, and it takes a while to import
@@ -34,7 +34,9 @@ BESIDE_TEXT = ("tool_calls", "tool_call_id", "function_call", "image", "images",
 WANTED = "must be text or a list of chat messages"
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 LARGEST_EXPONENT = 400  # of a number that is written out: JSON can ask for a billion zeros
-looks_like_messages = re.compile(r"\s*(?:array\()?\[?\s*\{\s*['\"](?:role|content|from|value|messages)['\"]\s*:").match
+begins_as_messages = re.compile(r"\s*(?:array\()?\[?\s*\{\s*['\"](?:role|content|from|value|messages)['\"]\s*:").match
+inner_messages = re.compile(r"\[\s*\{\s*['\"](role|content|from)['\"]\s*:").search
+OTHER_KEY = {"role": "content", "content": "role", "from": "value"}
 NAMED = 3  # of several places, how many are named
 
 
@@ -191,8 +193,20 @@ def read_message(message: dict, number: int) -> dict:
     return {"role": role, "content": content}
 
 
+def looks_like_messages(text: str) -> bool:
+    """Whether a text begins as a message or a list of them, or as something that holds such a list."""
+    if begins_as_messages(text):
+        return True
+    inner = inner_messages(text) if text.lstrip().startswith(("{", "[", "array(")) else None
+    return inner is not None and re.search(rf"['\"]{OTHER_KEY[inner[1]]}['\"]\s*:", text) is not None
+
+
 def messages_in(text: str) -> list[dict] | None:
-    """The chat messages that a text is, as JSON or as Python prints them (which is what pandas writes into a .csv)."""
+    """The chat messages that a text is, as JSON or as Python prints them (which is what pandas writes into a .csv).
+
+    An object may hold them, under any name ("messages" if under several). Raises ValueError for what belongs to a
+    prompt and stands beside them there.
+    """
     text = text.strip()
     if text[:1] not in ("[", "{") or text[-1:] not in ("]", "}") or not any(key in text for key in ("role", "from")):
         return None
@@ -202,11 +216,20 @@ def messages_in(text: str) -> list[dict] | None:
                 value = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             continue
-        if isinstance(value, dict):
-            value = value.get("messages", [value])
-        if isinstance(value, list) and value and all(map(is_message, value)):
-            return value
+        if is_message(value):
+            return [value]
+        if not isinstance(value, dict):
+            return value if are_messages(value) else None
+        lists = {key: held for key, held in value.items() if are_messages(held)}
+        found = lists.get("messages") or (next(iter(lists.values())) if len(lists) == 1 else None)
+        if found and (beside := [key for key in BESIDE_PROMPTS if not is_gap(value.get(key))]):
+            raise ValueError(f"{WANTED}, without {beside[0]!r} beside them")
+        return found
     return None
+
+
+def are_messages(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
 def is_message(value: object) -> bool:
@@ -238,9 +261,7 @@ def shown(value: object) -> str:
 def same_answer(one: str, other: str) -> bool:
     """Whether two gold answers are the same text, number or words."""
     stated = [final_answer(text) for text in (one, other)]
-    if stated[0] == stated[1]:
-        return True
-    return None not in stated and max(map(len, stated)) <= MAX_LENGTH and compare_forms(*stated) is True
+    return stated[0] == stated[1] or (None not in stated and compare(*stated) is True)
 
 
 def to_problems(

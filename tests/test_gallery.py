@@ -341,6 +341,9 @@ def test_levers_are_complete_and_true_where_code_can_tell() -> None:
         defaults = {knob: found.default for knob, found in algorithms.flags(sync.read(name)).items()}
         flags = {"sampling": "max_resample", "reward": "overlong_buffer_length", "controller": "kp"}
         assert all(lever in levers for lever, flag in flags.items() if flag in defaults)
+        if rounds := defaults.get("max_resample"):
+            kept = "every group" if rounds == "0" else "mixed groups only"
+            assert levers["sampling"].lstrip("*").startswith(kept), f"{name}: --max-resample {rounds}"
         assert "covariance" in levers or "cov = " not in sync.own_parts(sync.read(name))["loss"]
         words = {("0.2", "0.2"): "0.2 on both sides", ("0.2", "0.28"): "0.2 below, 0.28 above", (None, None): "none"}
         clip = tuple(defaults.get(f"clip_ratio_{side}") for side in ("low", "high"))

@@ -35,11 +35,12 @@ def test_nothing_is_said_of_a_healthy_run() -> None:
     assert findings(records(), ARGS) == {} == findings([], ARGS) == findings([{"step": 0, "eval/pass@1": 0.1}], ARGS)
 
 
+NOTHING_RIGHT = {"rollout__reward": 0.0, "rollout__zero_std_ratio": 1.0, "policy__trained_token_ratio": 0.0}
 CASES = [
-    ("zero reward", {"rollout__reward": 0.0}, "too hard"),
+    ("zero reward", NOTHING_RIGHT, "too hard"),
     ("full reward", {"rollout__reward": 1.0}, "nothing is left"),
     ("truncated", {"rollout__truncated_ratio": 0.4}, "--max-response-length 24"),
-    ("no spread", {"rollout__zero_std_ratio": 0.95}, "--num-generations"),
+    ("no spread", {"rollout__zero_std_ratio": 0.95, "policy__trained_token_ratio": 0.1}, "--num-generations"),
     ("entropy gone", {"policy__entropy": 0.04}, "0.500 to 0.040"),
     ("entropy exploding", {"policy__entropy": 1.2}, "0.500 to 1.200"),
     ("sampler gap", {"rollout__sampler_gap_mean": 0.1}, "0.100 nats"),
@@ -70,8 +71,32 @@ def test_a_few_bad_steps_are_no_finding(name: str, changes: dict, words: str) ->
 
 
 def test_zero_reward_names_the_likely_cause() -> None:
-    text = findings(records(rollout__reward=0.0, verifier__no_answer_ratio=0.98), ARGS)["zero reward"]
+    text = findings(records(**NOTHING_RIGHT, verifier__no_answer_ratio=0.98), ARGS)["zero reward"]
     assert "98%" in text and "5% are" in text
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.3])
+@pytest.mark.parametrize("trained", [0.3, 1.0])
+def test_groups_without_spread_are_no_fault_of_a_method_that_learns_from_them(reward: float, trained: float) -> None:
+    """NSR pushes wrong responses down whatever stands beside them, LUFFY's groups hold a given solution."""
+    shown = {"rollout__reward": reward, "rollout__zero_std_ratio": 0.95 if reward else 1.0}
+    shown["policy__trained_token_ratio"] = trained
+    assert findings(records(**shown), ARGS) == {}
+    name = "no spread" if reward else "zero reward"
+    for weight in ("beta", "entropy_coef"):  # with a term on every token the share says nothing
+        assert findings(records(**shown), ARGS | {weight: 0.01}).keys() == {name}
+        assert findings(records(**shown), ARGS | {weight: 0.0}) == {}
+    assert findings(records(**shown, rollout__sampling_rounds=2), ARGS).keys() == {name}  # it keeps mixed groups alone
+    if reward == 0:
+        assert findings(records(**shown, verifier__no_answer_ratio=0.98), ARGS).keys() == {name}
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_nothing_to_compare_is_not_a_loss_switched_off(reward: float) -> None:
+    """From the fifth step on no token is trained, and from the tenth the rewards are said to be the reason."""
+    alike = NOTHING_RIGHT | {"rollout__reward": reward}
+    assert findings(records(8, **alike), ARGS) == {}
+    assert "nothing trained" not in findings(records(**alike), ARGS)
 
 
 def test_small_rise_of_a_small_entropy_is_no_explosion() -> None:
@@ -80,7 +105,7 @@ def test_small_rise_of_a_small_entropy_is_no_explosion() -> None:
 
 def test_run_says_each_thing_once(make_run, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
     run = make_run(num_steps=40)
-    for record in records(30, rollout__reward=0.0):
+    for record in records(30, **NOTHING_RIGHT):
         run.log(record["step"], {k: v for k, v in record.items() if k != "step"})
     out = capsys.readouterr().out
     assert out.count("warning: ") == 1 and "no response has been right" in out

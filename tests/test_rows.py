@@ -201,6 +201,10 @@ CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 
         (json.dumps(CHAT, indent=2) + "\n", CHAT),
         (repr(CHAT), CHAT),  # as pandas writes a list into a .csv
         (json.dumps({"messages": CHAT}), CHAT),
+        (json.dumps({"prompt": CHAT, "tools": []}), CHAT),  # an object may hold them under any name
+        (repr({"id": 7, "x": [1, 2], "dialogue": CHAT}), CHAT),
+        (json.dumps({"messages": CHAT, "rejected": CHAT[:1]}), CHAT),
+        (json.dumps({"conversations": [{"from": "human", "value": "1+1?"}]}), [{"role": "user", "content": "1+1?"}]),
         (json.dumps(CHAT[1]), CHAT[1:]),
         (json.dumps([{"from": "human", "value": "1+1?"}]), [{"role": "user", "content": "1+1?"}]),
         (
@@ -226,6 +230,9 @@ def test_messages_written_as_text_are_recognised_and_said(
         '[{"role": "user"}]',
         "[",
         '{"from": 3, "to": 5}',
+        '{"edges": [{"from": "A", "to": "B"}, {"from": "B", "to": "C"}]}',
+        '{"conversations": []}',
+        '{"roles": [{"content": 3}]}',
         "[[from]]",
         "{}",
     ],
@@ -241,6 +248,10 @@ def test_text_that_holds_no_messages_stays_text(prompt: str, source: Callable) -
         json.dumps(CHAT)[:-1] + ",]x",
         "[{'role': 'system', 'content': 'a'}\n {'role': 'user', 'content': 'b'}]",  # as numpy prints them
         "array([{'content': 'a', 'role': 'user'}], dtype=object)",
+        "{'prompt': array([{'content': 'a', 'role': 'user'}], dtype=object)}",
+        json.dumps({"id": {"n": 1}, "conversations": [{"from": "human", "value": "x^{2}"}]})[:-3],
+        json.dumps({"chosen": CHAT, "rejected": CHAT}),  # which of them?
+        json.dumps([{"prompt": CHAT}]),
     ],
 )
 def test_what_looks_like_messages_and_is_none_is_said(
@@ -289,6 +300,13 @@ def test_messages_that_are_more_than_text_are_refused_by_name(messages: list, wo
     assert f"{name}" in message and "row 1: the prompt (column 'prompt')" in message and word in message
 
 
+@pytest.mark.parametrize("key", rows.BESIDE_PROMPTS)
+def test_what_stands_beside_messages_in_a_text_is_refused_by_name(key: str, tmp_path: Path) -> None:
+    as_jsonl(tmp_path / "t.jsonl", [{"prompt": json.dumps({"conversations": CHAT, key: "x"}), "answer": "2"}])
+    message = refusal(str(tmp_path / "t.jsonl"))
+    assert "row 1: the prompt (column 'prompt')" in message and f"without '{key}' beside them" in message
+
+
 def test_a_column_beside_the_prompt_is_not_dropped_in_silence(source: Callable, capsys: pytest.CaptureFixture) -> None:
     load_task(source([{"prompt": "a", "answer": "2", "system": "Be brief.", "images": None}]), "all")
     assert "column 'system' is not read" in capsys.readouterr().err
@@ -315,6 +333,48 @@ def test_duplicates_are_counted_and_other_answers_named(source: Callable, capsys
     assert ": 3 problems, 4 duplicates left out\n" in said
     assert "2 duplicates have other answers" in said
     assert "row 3 has '5' and row 5 'x is 6'; row 6 has 'New York' and row 7 '7'" in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1,234", "1234", True),
+        (r"\frac12", "0.5", True),
+        (r"\frac{1}{2}", r"\dfrac12", True),
+        ("1e3", "1000", True),
+        ("$7$", "7", True),
+        (r"\text{New York}", "new york", True),
+        (" ".join(["long"] * 90), "  ".join(["long"] * 90), True),
+        (" ".join(["long"] * 90), " ".join(["long"] * 91), False),
+        ("1,234", "1.234", False),
+        (r"\frac12", "12", False),
+    ],
+)
+def test_duplicates_with_the_same_answer_in_another_form(
+    one: str, other: str, same: bool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As the checker compares them, on either side."""
+    for pair in ((one, other), (other, one)):
+        as_jsonl(tmp_path / "t.jsonl", [{"prompt": "a", "answer": answer} for answer in pair])
+        assert answers(str(tmp_path / "t.jsonl")) == [pair[0]]
+        said = capsys.readouterr().err
+        assert "1 duplicates left out" in said and ("other answers" not in said) == same, said
+
+
+def test_prompts_of_other_roles_are_other_prompts(source: Callable, capsys: pytest.CaptureFixture) -> None:
+    """Also where they say the same one after another; a single message is still its text."""
+    chats = [
+        [("user", "a\nb")],
+        [("user", "a"), ("assistant", "b")],
+        [("system", "a"), ("user", "b")],
+        [("system", "a"), ("user", "b\n")],  # white space at the ends does not matter here either
+        [("system", "a\nb")],  # nor the role of a message alone
+    ]
+    table = [[{"role": role, "content": text} for role, text in chat] for chat in chats]
+    name = source([{"prompt": chat, "answer": str(i)} for i, chat in enumerate(table)])
+    assert answers(name) == ["0", "1", "2"]
+    said = capsys.readouterr().err
+    assert ": 3 problems, 2 duplicates left out\n" in said and "row 3 has '2' and row 4 '3'" in said
 
 
 def test_a_set_that_is_split_here_is_read_and_said_once(source: Callable, capsys: pytest.CaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """Groups of responses: given beginnings, changed distributions, dynamic sampling; with the embedded conventions."""
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -220,3 +221,21 @@ def test_further_tokens_need_room_too(policy: Policy) -> None:
     assert fit() == fit(further=100) == (PROBLEMS, 28)
     with pytest.raises(InputError, match="and 101 further tokens exceeds the model's context of 128; use at most 23"):
         fit(further=101)
+
+
+@pytest.mark.parametrize("further", [0, 1, 4, 99])
+@pytest.mark.parametrize("responses", [1, 2, 3])
+def test_the_length_that_a_refusal_names_fits(further: int, responses: int, policy: Policy) -> None:
+    """And one more does not: by trying, whatever a pass holds beside prompt and response."""
+    fit = partial(fit_prompts, policy, PROBLEMS, 0, further=further, responses=responses)
+    with pytest.raises(InputError) as refused:
+        fit(1000)
+    room = int(re.search("use at most ([0-9]+)", str(refused.value))[1])
+    assert fit(room) == (PROBLEMS, 4 + room)
+    with pytest.raises(InputError, match=f"use at most {room}, or leave long prompts out"):
+        fit(room + 1)
+
+
+def test_where_no_length_fits_none_is_named(policy: Policy) -> None:
+    with pytest.raises(InputError, match="context of 128; leave long prompts out with --max-prompt-length"):
+        fit_prompts(policy, PROBLEMS, 0, 24, further=124)
