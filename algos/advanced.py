@@ -17,7 +17,8 @@ gradient (cosine 0.03), of no sure direction for entropy.
 Differs from its sources: the lever has no clip. --kp 0 --ki 0 --curriculum-samples 0 is kl_cov.py.
 
     python algos/advanced.py
-    python algos/advanced.py --model Qwen/Qwen2.5-7B --task problems.jsonl --kl-cov-ratio 2e-3 --learning-rate 1e-6
+    python algos/advanced.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-minibatches 8 \
+        --max-response-length 8192 --kl-cov-ratio 2e-3 --learning-rate 1e-6
 """
 
 import os

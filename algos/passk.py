@@ -28,7 +28,8 @@ and coverage end 0.14 and 0.13 above those of GRPO with its clip and mean, entro
 The paper trains on pass@k first, then on pass@1: start grpo.py with --model on the checkpoint.
 
     python algos/passk.py
-    python algos/passk.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 32 --pass-k 8
+    python algos/passk.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 32 --pass-k 8 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

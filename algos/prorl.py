@@ -22,7 +22,8 @@ off at reward 0 of that version are not here.
 
     python algos/prorl.py
     python algos/prorl.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --task problems.jsonl --num-prompts 256 \
-        --num-generations 16 --temperature 1.2 --max-response-length 8192 --reset-every 300 --learning-rate 2e-6
+        --num-generations 16 --temperature 1.2 --max-response-length 8096 --beta 1e-4 --reset-every 300 \
+        --learning-rate 2e-6
 """
 
 import os

@@ -22,7 +22,8 @@ and coverage end 0.13 above GRPO's and entropy 0.05 nats, and pass@1 is not told
 Differs from verl: rows of advantage 0 take tau_neg there as here, which changes nothing.
 
     python algos/sapo.py
-    python algos/sapo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --tau-pos 1.0 --tau-neg 1.05
+    python algos/sapo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --tau-pos 1.0 --tau-neg 1.05 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

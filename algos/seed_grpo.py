@@ -24,7 +24,7 @@ simplest of its three.
 
     python algos/seed_grpo.py
     python algos/seed_grpo.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --uncertainty-coef 0.0417 \
-        --learning-rate 1e-6
+        --max-response-length 3000 --learning-rate 1e-6
 """
 
 import os

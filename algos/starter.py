@@ -29,7 +29,8 @@ Differs from forking_tokens.py: N counts the tokens of `loss_mask`, which leaves
 if any, is a mean over the same tokens.
 
     python algos/starter.py
-    python algos/starter.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --max-response-length 512
+    python algos/starter.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --max-response-length 512 \
+        --learning-rate 1e-6
 """
 
 import os

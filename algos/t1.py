@@ -28,7 +28,8 @@ looked for. It samples 64 responses to a prompt at a temperature of 1.2, which -
 
     python algos/t1.py
     python algos/t1.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 32 --num-generations 64 \
-        --temperature 1.2 --beta 2e-4 --learning-rate 1.5e-6
+        --num-minibatches 1 --temperature 1.2 --max-response-length 8192 --beta 2e-4 --entropy-coef 1e-3 \
+        --repeat-ngram 40 --learning-rate 1.5e-6
 """
 
 import os

@@ -27,7 +27,7 @@ Differs from the paper: it has (G - k) / G for k from 1, the code's factor shift
 
     python algos/unlikeliness.py
     python algos/unlikeliness.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 16 --num-generations 32 \
-        --update-epochs 2 --beta 0.1 --learning-rate 1e-6
+        --num-minibatches 2 --update-epochs 2 --max-response-length 512 --beta 0.1 --learning-rate 1e-6
 """
 
 import os

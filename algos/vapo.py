@@ -33,7 +33,8 @@ of the policy one of the critic.
 
     python algos/vapo.py
     python algos/vapo.py --model Qwen/Qwen2.5-32B --task problems.jsonl --num-prompts 512 --num-generations 16 \
-        --num-minibatches 16 --value-warmup 50 --critic-learning-rate 2e-6 --gae-alpha 0.05 --learning-rate 1e-6
+        --num-minibatches 16 --max-response-length 20480 --value-warmup 50 --critic-learning-rate 2e-6 \
+        --gae-alpha 0.05 --learning-rate 1e-6
 """
 
 import os
