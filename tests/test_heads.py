@@ -1,17 +1,22 @@
-"""What the heads of algos/ and the READMEs say in so many words: commands, results, names of metrics, lists of files."""
+"""What the heads of algos/ and the READMEs say: commands, results, names of metrics, lists of files."""
 
+import fnmatch
 import re
 import shlex
 from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
 import tyro
 
+from benchmarks import collapse
 from common.arguments import check_args
 from common.health import doubtful_settings
 from tests import sync
+from tests.algorithms.oracle import methods
 from tests.test_plan import RECIPES, command_of
+from tests.test_run import STEP_KEYS
 
 NAMES = sync.algorithms()
 HEADS = {f"algos/{name}.py": sync.own_parts(sync.read(name))["head"] for name in NAMES}
@@ -62,3 +67,39 @@ def test_the_method_is_set_as_in_a_recipe(name: str) -> None:
     recipes = [parsed(*command) for command in RECIPE_COMMANDS if command[0] == name]
     others = [{flag: getattr(recipe, flag) for flag in own} for recipe in recipes]
     assert {flag: getattr(head, flag) for flag in own} in others
+
+
+# --- Results and metrics ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_name_the_knob_that_they_were_made_with(name: str) -> None:
+    """A head that reports the comparison says where its method's tuned flag is not the file's default."""
+    head = HEADS[f"algos/{name}.py"]
+    if "CLAIMS.md" in head or "hrough the collapse" in head:
+        defaults = import_module(f"algos.{name}").Args()
+        for flag, value in collapse.tuned(collapse.Args(), name).items():
+            said = f"--{flag.replace('_', '-')} {value:g}"
+            assert value == getattr(defaults, flag) or re.search(rf"{re.escape(said)}(?![.\d])", " ".join(head.split()))
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_metrics_are_named_as_they_are_logged(path: str) -> None:
+    """A star stands for any ending."""
+    known = STEP_KEYS | {"policy/polarity", "policy/raising_ratio", "policy/entropy_change"}
+    for name, method in methods().items():
+        if path in (f"algos/{name}.py", *READMES):
+            known |= {f"algo/{key}" for key in method.METRICS | getattr(method, "SCRIPT_METRICS", set())}
+    for name in re.findall(r"\b(?:algo|rollout|policy)/[\w*]+", TEXTS[path]):
+        assert fnmatch.filter(known, name), name
+
+
+def test_sizes_of_advantages_in_the_head_of_dr_grpo() -> None:
+    for name, said in {"dr_grpo": "0.125 to 0.875 here", "grpo": "0.354 to 2.475 there"}.items():
+        module, sizes = import_module(f"algos.{name}"), []
+        for right in range(1, 8):
+            batch = {"rewards": (torch.arange(8) < right).float(), "mask": torch.ones(8, 1, dtype=torch.bool)}
+            module.assign_credit(batch, module.Args(), {})
+            sizes += batch["advantages"].abs().flatten().tolist()
+        assert f"{min(sizes):.3f} to {max(sizes):.3f}" in said
+        assert said in " ".join(HEADS["algos/dr_grpo.py"].split())
