@@ -1,6 +1,7 @@
 """What the heads of algos/ and the READMEs say: commands, results, names of metrics, lists of files."""
 
 import fnmatch
+import json
 import re
 import shlex
 from importlib import import_module
@@ -11,8 +12,10 @@ import torch
 import tyro
 
 from benchmarks import collapse
+from benchmarks.exercise import EXERCISES
 from common.arguments import check_args
 from common.health import doubtful_settings
+from common.rows import ANSWER_COLUMNS, PROMPT_COLUMNS
 from tests import sync
 from tests.algorithms.oracle import methods
 from tests.test_plan import RECIPES, command_of
@@ -103,3 +106,39 @@ def test_sizes_of_advantages_in_the_head_of_dr_grpo() -> None:
             sizes += batch["advantages"].abs().flatten().tolist()
         assert f"{min(sizes):.3f} to {max(sizes):.3f}" in said
         assert said in " ".join(HEADS["algos/dr_grpo.py"].split())
+
+
+# --- What the READMEs count and list ----------------------------------------------------------------------------------
+
+
+def stems(folder: str) -> list[str]:
+    return sorted(path.stem for path in (sync.ROOT / folder).glob("*.py") if path.stem != "__init__")
+
+
+def test_every_module_is_listed_once() -> None:
+    """In common/README.md in groups, "a, b: what they are for", and in benchmarks/README.md by folder."""
+    listed = re.search(r"The modules, from the ground up: (.*?)\n\n", TEXTS["common/README.md"], re.DOTALL)
+    groups = [group.partition(":")[0].split(",") for group in listed[1].split("·")]
+    assert sorted({name.strip() for group in groups for name in group} - {"tiny/"}) == stems("common")
+    assert sum(map(len, groups)) == len(stems("common")) + 1
+    folders = dict(re.findall(r"^(\w+)/ +\S.*?: ((?:.*,\n +)*.*)$", TEXTS["benchmarks/README.md"], re.MULTILINE))
+    assert sorted(re.split(r",\s+", folders["measurements"])) == stems("benchmarks/measurements")
+    tools = [*stems("benchmarks/tools"), "gallery", "lessons"]
+    assert sorted(re.split(r",\s+", folders["tools"])) == sorted(tools)
+
+
+def test_counts_costs_and_columns() -> None:
+    parts = sum(map(len, EXERCISES.values()))
+    assert f"which exercises there are: {parts} in {len(EXERCISES)} files" in TEXTS["README.md"]
+    usual = [f"`{name}`" for name in (*PROMPT_COLUMNS, *ANSWER_COLUMNS)]
+    named = re.search(r"the first that it has of(.*?), or the ones named", TEXTS["common/README.md"], re.DOTALL)[1]
+    assert re.findall(r"`\w+`", named) == usual
+    torch_version = re.search(r"^torch==\S+$", (sync.ROOT / "requirements.txt").read_text(), re.MULTILINE)[0]
+    assert f"pip install {torch_version} --index-url" in TEXTS["README.md"]
+    minutes = {100: [], 400: []}
+    for run in (json.loads(path.read_text()) for path in collapse.ROWS.glob("*/*.json")):
+        if run["steps"] in minutes and not run["ended"] and not run["resumed_at"]:
+            minutes[run["steps"]].append(run["cpu_seconds"] / 60)
+    long, short = (f"{min(minutes[steps]):.0f} to {max(minutes[steps]):.0f}" for steps in (400, 100))
+    said = f"A run of 400 steps took {long} minutes of one thread, one of tuning, 100 steps, {short} "
+    assert said in TEXTS["benchmarks/README.md"].replace("\n", " ")
