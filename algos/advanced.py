@@ -14,10 +14,13 @@ penalty raises the promised change of entropy by +2.7e-3 nats a unit of learning
 that, 0.1 off, moves it by 0.03e-3 at most. They hardly meet (cosine 0.00). The curriculum's first problems make another
 gradient (cosine 0.03), of no sure direction for entropy.
 
-Differs from its sources: the lever has no clip. --kp 0 --ki 0 --curriculum-samples 0 is kl_cov.py.
+Differs from its sources: the main term has KL-Cov's penalty where EntroPIC's has PPO's clip; alpha and I are the
+step's, with anti-windup, and in EntroPIC's code those of each micro-batch on each GPU. --kp 0 --ki 0
+--curriculum-samples 0 is kl_cov.py.
 
     python algos/advanced.py
-    python algos/advanced.py --model Qwen/Qwen2.5-7B --task problems.jsonl --kl-cov-ratio 2e-3 --learning-rate 1e-6
+    python algos/advanced.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-minibatches 8 \
+        --max-response-length 8192 --kl-cov-ratio 2e-3 --learning-rate 1e-6
 """
 
 import os

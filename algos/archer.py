@@ -26,7 +26,8 @@ here. Unset bounds fall back on each other there in two ways; here all have valu
 
     python algos/archer.py
     python algos/archer.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --task problems.jsonl --num-prompts 64 \
-        --num-generations 16 --num-minibatches 2 --update-epochs 3 --beta 0.001 --learning-rate 1e-6
+        --num-generations 16 --num-minibatches 2 --update-epochs 3 --max-response-length 32768 --beta 0.001 \
+        --learning-rate 1e-6
 """
 
 import os

@@ -2,7 +2,8 @@
 
 Parent: grpo.py
 Paper: BCPG-NSA (arXiv 2505.14403 v4), Eq. 6 and 7, as notes on it have them; no code was published. With R_i the
-reward, b_it one but --right-step-weight on the tokens of right steps of wrong responses, and l^0 the initial policy's:
+reward, b_it one but --right-step-weight on the tokens of right steps of wrong responses, l_it the current
+log-probability of o_it and l_it^0 the initial policy's:
 
     A_it = b_it (R_i - mean(R))                                                                                (Eq. 7)
     J    = E (1/G) sum_i 1/|o_i| [ sum_t A_it l_it - beta/2 (sum_t (l_it - l_it^0))^2 ]                      (Eq. 6)

@@ -10,8 +10,8 @@ Paper: DAPO (Yu et al., arXiv 2503.14476), Section 3. With A_it and r_it as in G
 
 Clip-higher: eps_high = 0.28 above eps_low = 0.2, no KL. Dynamic sampling: groups that are all right or all wrong are
 dropped and other prompts drawn in their place, at most --max-resample times a step; then the step trains on what there
-is, and algo/trained_group_ratio says how much. What was dropped has been paid for: rollout/* and tokens/rollout count
-every response sampled, so that runs can be compared at equal samples. policy/* speaks of what is trained on.
+is, and rollout/trained_group_ratio says how much. What was dropped has been paid for: rollout/* and tokens/rollout
+count every response sampled, so that runs can be compared at equal samples. policy/* speaks of what is trained on.
 
 Differs from the authors' code (verl-recipe, dapo):
 - It samples three times the prompts at once, throws away what is left over and stops the run after ten rounds; here

@@ -25,7 +25,7 @@ from the whole distribution.
 
     python algos/deepseek_v32.py --num-minibatches 8 --update-epochs 2
     python algos/deepseek_v32.py --model Qwen/Qwen2.5-7B --task problems.jsonl --beta 0.001 --opsm-delta 0.1 \
-        --num-minibatches 8 --learning-rate 1e-6
+        --num-minibatches 8 --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

@@ -25,7 +25,8 @@ Differs from the implementations: p^o is the trainer's probability, as in verl (
 verl's configuration caps the ratio at 3 unless told 20. A KL to the initial policy and a bonus are the parent's.
 
     python algos/dppo.py
-    python algos/dppo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --divergence-low 0.2 --divergence-high 0.2
+    python algos/dppo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --divergence-low 0.2 --divergence-high 0.2 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

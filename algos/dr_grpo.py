@@ -11,7 +11,8 @@ response that is allowed:
 1/|o_i| makes a token of a long wrong response lighter than one of a short wrong response, so that wrong answers grow;
 1/std makes prompts that are nearly always or nearly never solved weigh more. Both are gone. The constant L does not
 depend on what was sampled: with Adam it hardly matters but for the gradient's clipping and beside a KL or a bonus,
-whose weights are not those of grpo.py. |A| is 0.25 to 0.75 here where it is 0.5 to 1.5 there.
+whose weights are not those of grpo.py. With eight responses |A| is 0.125 to 0.875 here
+where it is 0.354 to 2.475 there.
 
 --length-norm --scale-by std is grpo.py; one of them alone says which division does what. Nothing is claimed of
 entropy.

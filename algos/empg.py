@@ -22,7 +22,8 @@ Differs from the paper: the constants are a third party's grid search (ARLArena:
 known. Two ports weigh the whole batch once for each step and count padding, or have no steps inside a response.
 
     python algos/empg.py
-    python algos/empg.py --model Qwen/Qwen2.5-7B-Instruct --task problems.jsonl --step-separator . --learning-rate 1e-6
+    python algos/empg.py --model Qwen/Qwen2.5-7B-Instruct --task problems.jsonl --step-separator . \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

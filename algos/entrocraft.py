@@ -3,7 +3,7 @@
 Parent: grpo.py
 Paper: Addressing Performance Saturation for LLM RL via Precise Entropy Curve Control (Li et al., arXiv 2604.26326); the
 formulas are those of the authors' code (lblaoke/entrocraft), the paper was read in its abstract. With R_i = 1 for a
-right and -1 for a wrong response, and H the mean entropy of the step's rollout:
+right and -1 for a wrong response, r_it as in GRPO, and H the mean entropy of the step's rollout:
 
     A_i = max(R_i, 0)                    if H > b_high         right answers alone
           min(R_i, 0)                    if H < b_low          wrong answers alone

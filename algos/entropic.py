@@ -26,11 +26,12 @@ Differs from the authors' code:
 The lever needs advantages: where all groups are right or all wrong, alpha moves nothing (algo/authority is the mean of
 |A| over likely tokens).
 
-When it holds: on the embedded task it does not, neither with eight updates at a learning rate of 1e-4 (five runs) nor
-with one at 3e-4 (three). alpha comes to its bound of -1, and entropy ends at about half of the target, above that of
-GRPO with the mean over tokens; pass@32 does so with one update and is not told apart with eight. Larger gains and a
-target of 0.15 do not help; with all tokens as lever entropy and pass@1 end below GRPO's (one run of each,
-benchmarks/results/collapse/CLAIMS.md). Tokens of p > 0.95, its lever, have little gradient by their own logits.
+When it holds: on the embedded task it does not, neither with eight updates at a learning rate of 1e-4 (five runs with
+--kp 10) nor with one at 3e-4 (three). alpha comes to its bound of -1, and entropy ends at about half of the target,
+above that of GRPO with the mean over tokens; pass@32 does so with one update and is not told apart with eight. A kp of
+30, a ki of 0.1 and a target of 0.15 do not help; with all tokens as lever entropy and pass@1 end below GRPO's (one run
+of each, benchmarks/results/collapse/CLAIMS.md). Tokens of p > 0.95, its lever, have little gradient by their own
+logits.
 
     python algos/entropic.py
     python algos/entropic.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 512 --num-minibatches 1 \

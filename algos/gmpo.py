@@ -20,7 +20,8 @@ Differs from the paper: the advantage is that of all tokens of a response, as th
 advantages may differ by token (verl does the same). KL and bonus, if any, are averaged as in the parent.
 
     python algos/gmpo.py
-    python algos/gmpo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --clip-ratio-low 0.4 --clip-ratio-high 0.4
+    python algos/gmpo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --clip-ratio-low 0.4 --clip-ratio-high 0.4 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

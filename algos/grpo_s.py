@@ -2,8 +2,8 @@
 
 Parent: grpo.py
 Paper: GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy (arXiv 2508.04349), reconstructed:
-no code was published. It is gtpo.py's idea on whole responses. With n right and m wrong responses in a group, and H_i
-the mean entropy of a response under the policy that sampled:
+no code was published. It is gtpo.py's idea on whole responses. With n right and m wrong responses in a group, H_i the
+mean entropy of a response under the policy that sampled, and r_it as in GRPO:
 
     q_i = a + b n H_i / sum_right H_k                      if o_i is right
           - a - b m (1/H_i) / sum_wrong 1/H_k              if o_i is wrong

@@ -21,7 +21,7 @@ with verl's default, a mean over tokens, long responses weigh more, which is ano
 
     python algos/gspo.py
     python algos/gspo.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --clip-ratio-low 3e-4 --clip-ratio-high 4e-4 \
-        --num-minibatches 4 --learning-rate 1e-6
+        --num-minibatches 4 --max-response-length 8192 --learning-rate 1e-6
 """
 
 import os

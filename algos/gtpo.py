@@ -3,7 +3,8 @@
 Parent: dapo.py
 Paper: GTPO and GRPO-S: Token and Sequence-Level Reward Shaping with Policy Entropy (arXiv 2508.04349), Eq. 3, 5, 6 and
 7, reconstructed: no code was published, and Eq. 6 has two readings. In a prompt's group let d_t be the number of right
-responses that have a token t, h_t that of wrong ones, and H_it the entropy under the policy that sampled:
+responses that have a token t, h_t that of wrong ones, H_it the entropy under the policy that sampled, and r_it as in
+GRPO:
 
     q_it = a + b d_t H_it / sum_right H_kt                                                      (Eq. 3) if o_i is right
     q_it = - a - b h_t (1/H_it) / sum_wrong 1/H_kt                                              (Eq. 5) if o_i is wrong
@@ -20,10 +21,11 @@ At one position a share is relative: the only right response that is that long g
 Means are over tokens, so that long responses pull them; with equal lengths and b = 0 the advantages are GRPO's up to
 Bessel's correction. algo/right_spearman is the rank correlation of entropy and advantage on tokens of right responses.
 
-Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) entropy
-is not told apart from what it is without the idea, nor is anything else. With --shuffle-entropy it ends 0.04 nats
-higher. That control is not neutral: at one position the entropies of right responses are more alike than shuffled ones
-(at the first they are equal), so that it pays by entropy more than the method does (algo/right_spearman 0.55 and 0.11).
+Through the collapse (embedded task, eight updates a rollout, three runs with --entropy-share 1,
+benchmarks/results/collapse/CLAIMS.md) entropy is not told apart from what it is without the idea, nor is anything else.
+With --shuffle-entropy it ends 0.04 nats higher. That control is not neutral: at one position the entropies of right
+responses are more alike than shuffled ones (at the first they are equal), so that it pays by entropy more than the
+method does (algo/right_spearman 0.55 and 0.11).
 
 Differs from the paper: entropies count at least 0.01 nats (there 1e-8): tokens that were certain would take all of a
 wrong response's charge. Groups that are all right or all wrong have advantage 0. Its charge for length (Appendix D) is

@@ -21,7 +21,8 @@ Three passes a minibatch: compare it with grpo.py --update-epochs 3. Five more c
 Differs from the paper: all parameters learn (there LoRA).
 
     python algos/gxpo.py
-    python algos/gxpo.py --model Qwen/Qwen2.5-1.5B-Instruct --task problems.jsonl --beta 0.001 --learning-rate 1e-7
+    python algos/gxpo.py --model Qwen/Qwen2.5-1.5B-Instruct --task problems.jsonl --num-prompts 128 \
+        --num-generations 5 --num-minibatches 1 --max-response-length 3072 --beta 0.001 --learning-rate 1e-7
 """
 
 import os

@@ -20,8 +20,9 @@ Differs from the authors' code: there one low token less is dropped and at least
 times count). No dual clip (there c = 10). Ties at a fifth go to the earlier token.
 
     python algos/htpo.py
-    python algos/htpo.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 128 \
-        --num-minibatches 4 --max-response-length 20480 --drop-low-ratio 0.006 --drop-high-ratio 0.02
+    python algos/htpo.py --model Qwen/Qwen3-8B-Base --task problems.jsonl --num-prompts 128 --num-generations 16 \
+        --num-minibatches 4 --max-resample 1 --max-response-length 20480 --overlong-buffer-length 4096 \
+        --drop-low-ratio 0.006 --drop-high-ratio 0.02 --learning-rate 1e-6
 """
 
 import os

@@ -23,8 +23,8 @@ Differs from the paper: its KL is over the whole vocabulary and rho counts all t
 at the sampled token and counts bad ones of a minibatch. Theirs selects only if more than one token is due.
 
     python algos/lp_reg.py
-    python algos/lp_reg.py --model Qwen/Qwen3-14B-Base --task problems.jsonl --min-p 0.02 --low-prob-ratio 0.01 \
-        --learning-rate 1e-6
+    python algos/lp_reg.py --model Qwen/Qwen3-14B-Base --task problems.jsonl --num-prompts 256 --num-minibatches 1 \
+        --max-response-length 8192 --min-p 0.02 --low-prob-ratio 0.01 --learning-rate 1e-6
 """
 
 import os

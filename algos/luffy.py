@@ -30,8 +30,9 @@ Differs from the authors' code:
 --beta and --entropy-coef act on given tokens too. --num-expert 0 is dr_grpo.py without a clip. That, not GRPO, is what
 the given response has to be held against: the authors' baseline keeps the clip.
 
-Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) pass@32
-and coverage end 0.15 and 0.17 above dr_grpo.py's, which has its clip, and entropy 0.06 nats; pass@1 is not told apart.
+Through the collapse (embedded task, eight updates a rollout, three runs with --expert-gamma 0.5,
+benchmarks/results/collapse/CLAIMS.md) pass@32 and coverage end 0.15 and 0.17 above dr_grpo.py's, which has its clip,
+and entropy 0.06 nats; pass@1 is not told apart.
 
     python algos/luffy.py
     python algos/luffy.py --model Elliott/Qwen2.5-Math-7B-16k-think --task problems.jsonl --trace-column solution \

@@ -23,7 +23,8 @@ Through the collapse (embedded task, eight updates a rollout, three runs, benchm
 and coverage end 0.20 above GRPO's and entropy 0.07 nats, and pass@1 is not told apart from it.
 
     python algos/maxrl.py
-    python algos/maxrl.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 16 --learning-rate 1e-6
+    python algos/maxrl.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 16 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

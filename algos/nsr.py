@@ -36,7 +36,7 @@ reward where most answers are wrong, and noisy for that.
 
     python algos/nsr.py
     python algos/nsr.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --num-prompts 1024 --num-minibatches 4 \
-        --max-response-length 3072 --learning-rate 1e-6
+        --max-response-length 3072 --entropy-coef 1e-4 --learning-rate 1e-6
 """
 
 import os

@@ -24,7 +24,7 @@ one update per rollout: compare with grpo.py at --num-minibatches 1.
 Differs from the only public port (SaratBobbili/arpo-lens): lambda is the whole batch's, there a micro-batch's.
 
     python algos/opefo.py
-    python algos/opefo.py --model Qwen/Qwen2.5-Math-7B --task dapo17k --num-prompts 32 \
+    python algos/opefo.py --model Qwen/Qwen2.5-Math-7B --task dapo17k --prompt-template qwen_boxed --num-prompts 32 \
         --max-response-length 3000 --learning-rate 1e-6
 """
 

@@ -22,13 +22,15 @@ Differs from the paper: nothing known. The clip and the mean over all tokens are
 length and its dynamic sampling are not part of the method. verl's "grpo_passk" is another one (arXiv 2503.19595), which
 pays a group's best response alone.
 
-Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) pass@32
-and coverage end 0.14 and 0.13 above those of GRPO with its clip and mean, entropy 0.05 nats; pass@1 is not told apart.
+Through the collapse (embedded task, eight updates a rollout, three runs with --pass-k 2,
+benchmarks/results/collapse/CLAIMS.md) pass@32 and coverage end 0.14 and 0.13 above those of GRPO with its clip and
+mean, entropy 0.05 nats; pass@1 is not told apart.
 
 The paper trains on pass@k first, then on pass@1: start grpo.py with --model on the checkpoint.
 
     python algos/passk.py
-    python algos/passk.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 32 --pass-k 8
+    python algos/passk.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --num-generations 32 --pass-k 8 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

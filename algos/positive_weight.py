@@ -26,11 +26,12 @@ Differs from the paper:
 lambda is a lever of one length: at 0, where it starts, entropy that falls all the same is not held; some twenty steps
 above the target bring it to 1. nsr.py (W-REINFORCE) puts such a weight on bare rewards, without a baseline, for good.
 
-When it does not hold: on the embedded task, from a checkpoint of GRPO's whose entropy is below a target of 0.15 from
-the first. lambda then stays at 0 for 200 steps, and entropy falls to about half of what the parent with the mean over
-tokens keeps, and coverage with it (three runs, benchmarks/results/collapse/CLAIMS.md). A guess, not measured: wrong
-answers of a policy that sure are unlikely tokens, and what is pushed off those goes to the likely ones. From the usual
-start entropy ends below the target as well, and pass@32 below that parent's (three runs of 400 steps).
+When it does not hold: on the embedded task with --target-entropy 0.15, from a checkpoint of GRPO's whose entropy is
+below that from the first. lambda then stays at 0 for 200 steps, and entropy falls to about half of what the parent with
+the mean over tokens keeps, and coverage with it (three runs, benchmarks/results/collapse/CLAIMS.md). A guess, not
+measured: wrong answers of a policy that sure are unlikely tokens, and what is pushed off those goes to the likely ones.
+From the usual start, with the same target, entropy ends below it as well, and pass@32 below that parent's (three runs
+of 400 steps).
 
     python algos/positive_weight.py
     python algos/positive_weight.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --num-prompts 512 \

@@ -2,8 +2,8 @@
 
 Parent: dapo.py
 Paper: ProRL: Prolonged Reinforcement Learning (Liu et al., arXiv 2505.24864); weight and estimator of its KL are not
-given there, those here are the second version's, as quoted by others. With A_i as in GRPO, r_it and l_it as there and
-l_it^0 the reference's log-probability:
+given there, those here are the second version's, as quoted by others. With A_i and r_it as in GRPO, l_it the current
+log-probability of o_it and l_it^0 the reference's:
 
     J = 1/N sum_it [ min(r_it A_i, clip(r_it, 1-eps_low, 1+eps_high) A_i) - beta/2 (l_it - l_it^0)^2 ]
 
@@ -22,7 +22,8 @@ off at reward 0 of that version are not here.
 
     python algos/prorl.py
     python algos/prorl.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B --task problems.jsonl --num-prompts 256 \
-        --num-generations 16 --temperature 1.2 --max-response-length 8192 --reset-every 300 --learning-rate 2e-6
+        --num-generations 16 --temperature 1.2 --max-response-length 8096 --beta 1e-4 --reset-every 300 \
+        --learning-rate 2e-6
 """
 
 import os

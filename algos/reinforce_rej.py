@@ -33,7 +33,8 @@ all wrong has advantage 0, rejected or not. algo/rejected_ratio is rollout/zero_
 
     python algos/reinforce_rej.py
     python algos/reinforce_rej.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --num-prompts 1024 \
-        --num-generations 4 --num-minibatches 4 --max-response-length 3072 --beta 1e-3 --learning-rate 1e-6
+        --num-generations 4 --num-minibatches 4 --max-response-length 3072 --beta 1e-3 --entropy-coef 1e-3 \
+        --learning-rate 1e-6
 """
 
 import os

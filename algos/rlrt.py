@@ -21,7 +21,8 @@ either.
 Differs from the paper, whose template for c is not known: c stands there as drawn, end token included.
 
     python algos/rlrt.py
-    python algos/rlrt.py --model Qwen/Qwen3-4B-Base --task problems.jsonl --learning-rate 1e-6
+    python algos/rlrt.py --model Qwen/Qwen3-4B-Base --task problems.jsonl --max-response-length 512 \
+        --learning-rate 1e-6
 """
 
 import os

@@ -16,13 +16,15 @@ On the embedded task the published temperatures, 1.0 and 1.05, do nothing: their
 stay within some percent of 1. The defaults are 1/2 at r = 1.09. At one update per rollout all ratios are 1 and SAPO is
 GRPO. Its effect is to be looked for at --num-minibatches 8 --update-epochs 2.
 
-Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) pass@32
-and coverage end 0.13 above GRPO's and entropy 0.05 nats, and pass@1 is not told apart from it.
+Through the collapse (embedded task, eight updates a rollout, three runs with --tau-pos 5 and tau_neg at 21,
+benchmarks/results/collapse/CLAIMS.md) pass@32 and coverage end 0.13 above GRPO's and entropy 0.05 nats, and pass@1 is
+not told apart from it.
 
-Differs from verl: rows of advantage 0 take tau_neg there as here, which changes nothing.
+Differs from verl and TRL: nothing but the defaults.
 
     python algos/sapo.py
-    python algos/sapo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --tau-pos 1.0 --tau-neg 1.05
+    python algos/sapo.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --tau-pos 1.0 --tau-neg 1.05 \
+        --max-response-length 512 --learning-rate 1e-6
 """
 
 import os

@@ -10,7 +10,8 @@ of equal answers:
     A_i = (R_i - mean(R)) (1 - alpha H / log G)                                            alpha: --uncertainty-coef
 
 All else is Dr. GRPO's. H is 0 where all agree and log G where no two do, so that the factor lies between 1 - alpha and
-1. The paper's own form, -1/K sum_k log q_k, weighs rare clusters up and can exceed log G.
+1. The paper's own form, -1/K sum_k log q_k, weighs rare clusters up, and with masses from the probabilities of the
+responses can exceed log G.
 
 A replication has alpha = 1/24, at which no group weighs less than 0.96: a null is to be expected. The default of 1
 takes a group without any agreement out altogether. On countdown every right response has the same answer, the target:
@@ -24,7 +25,7 @@ simplest of its three.
 
     python algos/seed_grpo.py
     python algos/seed_grpo.py --model Qwen/Qwen2.5-Math-7B --task problems.jsonl --uncertainty-coef 0.0417 \
-        --learning-rate 1e-6
+        --max-response-length 3000 --learning-rate 1e-6
 """
 
 import os

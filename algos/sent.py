@@ -28,7 +28,7 @@ for length, and a clip of 0.2 on both sides.
 
     python algos/sent.py
     python algos/sent.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 256 --num-minibatches 2 \
-        --max-response-length 2048 --beta 1e-3 --cov-beta 4e-3 --learning-rate 1e-6
+        --max-resample 0 --max-response-length 2048 --cov-ratio 2e-4 --beta 1e-3 --cov-beta 4e-3 --learning-rate 1e-6
 """
 
 import os

@@ -3,7 +3,7 @@
 Parent: nsr.py
 Paper: none of its own: the survey's first recommendation, of clip-higher (arXiv 2503.14476), the top fifth of the
 tokens by entropy (arXiv 2506.01939) and weights of 0.1 and 1 for right and wrong responses (arXiv 2506.01347). As in
-NSR, with H_it the entropy of the current policy:
+NSR, with r_it as in GRPO and H_it the entropy of the current policy:
 
     S = the ceil(rho N) tokens of largest H_it among the N response tokens of a minibatch
     J = E 1/|S| sum_(i,t) in S min(r_it A_i, clip(r_it, 1-eps_low, 1+eps_high) A_i)
@@ -29,7 +29,8 @@ Differs from forking_tokens.py: N counts the tokens of `loss_mask`, which leaves
 if any, is a mean over the same tokens.
 
     python algos/starter.py
-    python algos/starter.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --max-response-length 512
+    python algos/starter.py --model Qwen/Qwen2.5-0.5B --task problems.jsonl --max-response-length 512 \
+        --learning-rate 1e-6
 """
 
 import os

@@ -29,7 +29,7 @@ Differs from the authors' code:
 
     python algos/steer.py
     python algos/steer.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 512 --num-minibatches 16 \
-        --max-response-length 3072 --learning-rate 1e-6
+        --max-response-length 3072 --damping 0.3 --learning-rate 1e-6
 """
 
 import os

@@ -16,7 +16,8 @@ Differs from the paper and the authors' code (RUCAIBox/Slow_Thinking_with_LLMs, 
   and is never let go. Here algo/beta is the weight that the loss has.
 - There the steps are counted by each process from its start: a resumed run begins the cosine anew. Here the count is
   part of the checkpoint.
-- S is 500 there, whatever the length of the run; the default here is --num-steps.
+- S is 500 there, whatever the length of the run. The default here is --num-steps: a run that is resumed with more of
+  them has a longer S, and its leash comes back.
 - beta is 1e-3 in the paper, which moves nothing on the embedded task; the default is 0.02.
 - Their loss is a mean over tokens; the mean here is the parent's.
 

@@ -3,7 +3,8 @@
 Parent: grpo.py
 Paper: T1: Advancing Language Model Reasoning through Reinforcement Learning and Inference Scaling (arXiv 2501.11651),
 reconstructed: no training code was published, and of its constants some are known from notes alone. With R_i the
-verifier's reward and K_i = sum_t (l_it^old - l_it^ref) how far a response has gone from the anchor:
+verifier's reward, r_it as in GRPO, H_it the current entropy, l_it^old and l_it^ref the log-probabilities of o_it under
+the policy that sampled and under the anchor, and K_i = sum_t (l_it^old - l_it^ref) how far a response has gone from it:
 
     q_i = R_i                                                                    for junk -1 instead, --bad-reward
     A_i = G/(G-1) (q_i - mean(q)) - beta (K_i - mean(K))         q against the others of its group; mean(K) of the batch
@@ -28,7 +29,8 @@ looked for. It samples 64 responses to a prompt at a temperature of 1.2, which -
 
     python algos/t1.py
     python algos/t1.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 32 --num-generations 64 \
-        --temperature 1.2 --beta 2e-4 --learning-rate 1.5e-6
+        --num-minibatches 1 --temperature 1.2 --max-response-length 8192 --beta 2e-4 --entropy-coef 1e-3 \
+        --repeat-ngram 40 --learning-rate 1.5e-6
 """
 
 import os

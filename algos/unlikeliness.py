@@ -17,17 +17,17 @@ The claim can be tested on countdown, where a prompt has several right derivatio
 pass@1. --random-rank is the control: places drawn at random inside each group. The paper also makes two passes over
 each batch (--update-epochs 2), which helps by itself.
 
-Through the collapse (embedded task, eight updates a rollout, three runs, benchmarks/results/collapse/CLAIMS.md) entropy
-ends 0.05 nats above GRPO's. Against random places it ends 0.04 above, and pass@32, the claim, ends 0.09 above both:
-three runs do not tell these apart.
+Through the collapse (embedded task, eight updates a rollout, three runs with --rank-coef 0.5,
+benchmarks/results/collapse/CLAIMS.md) entropy ends 0.05 nats above GRPO's. Against random places it ends 0.04 above,
+and pass@32, the claim, ends 0.09 above both: three runs do not tell these apart.
 
 Groups of equal verifier rewards have advantage 0, though their ranks would give them spread.
 
-Differs from the paper: it has (G - k) / G for k from 1, the code's factor shifted by beta / G.
+Differs from the paper: its factor is 1 - beta (G - rank) / G, rank 0 the likeliest: the code's less beta / G.
 
     python algos/unlikeliness.py
     python algos/unlikeliness.py --model Qwen/Qwen2.5-7B --task problems.jsonl --num-prompts 16 --num-generations 32 \
-        --update-epochs 2 --beta 0.1 --learning-rate 1e-6
+        --num-minibatches 2 --update-epochs 2 --max-response-length 512 --beta 0.1 --learning-rate 1e-6
 """
 
 import os

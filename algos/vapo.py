@@ -16,8 +16,9 @@ baseline is the critic's, not the group's. The paper reports less entropy than D
 Not stated in the paper, and chosen here: a critic of the policy's own trunk with a linear head that starts at 0 (in the
 paper it starts from a reward model); rewards of -1 and 1, as in DAPO; no whitening of advantages; a squared error
 without clipping. The parent's charge for length and its dynamic sampling are left out, its clip-higher and token mean
-stay; V_it is measured once a rollout, by the critic before its update. The critic's rate is constant, without the
-policy's warm-up, and its error is not weighed by importance where an engine of its own has sampled.
+stay; V_it is measured once a rollout, by the critic before its update. The critic's rate is constant, and its error is
+not weighed by importance where an engine of its own has sampled. The policy's rate rises in the first --warmup-steps,
+also while it stands still: at the defaults, 5 of them and 10 of --value-warmup, the policy has no warm-up.
 
 Differs from the paper:
 - Its alpha of 0.05 makes lambda 0 up to 20 tokens (0.8 at 100, 0.95 at 400), so that the reward would reach the first
@@ -33,7 +34,8 @@ of the policy one of the critic.
 
     python algos/vapo.py
     python algos/vapo.py --model Qwen/Qwen2.5-32B --task problems.jsonl --num-prompts 512 --num-generations 16 \
-        --num-minibatches 16 --value-warmup 50 --critic-learning-rate 2e-6 --gae-alpha 0.05 --learning-rate 1e-6
+        --num-minibatches 16 --max-response-length 20480 --value-warmup 50 --critic-learning-rate 2e-6 \
+        --gae-alpha 0.05 --learning-rate 1e-6
 """
 
 import os
@@ -310,6 +312,8 @@ if __name__ == "__main__":
                     grad_norm = policy.step(loss)  # leaves the parameters alone if loss or gradient is not finite
                 else:
                     grads, grad_norm = (error, torch.zeros_like(error)), 0.0  # what the critic has learned from
+                    # Of entropy that promises nothing: no gradient has gone to the policy.
+                    stats |= dict.fromkeys(["policy/polarity", "policy/raising_ratio"] * args.polarity, torch.nan)
                 # [/algo]
                 run.count_update(grad_norm)
                 updates.append(update_metrics(mb, logprobs, grads, loss, grad_norm) | stats)

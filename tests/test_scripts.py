@@ -82,7 +82,8 @@ def run(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
             flags = {key: flags[key] for key in ("resume", *(key.replace("_", "-") for key in changes))}
         before = sys.argv, sys.path[:], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         script = sync.ALGOS / f"{name}.py"
-        sys.argv = [str(script), *(text for key, value in flags.items() for text in (f"--{key}", str(value)))]
+        words = ([f"--{key}"] if value is True else [f"--{key}", str(value)] for key, value in flags.items())
+        sys.argv = [str(script), *(word for pair in words for word in pair)]
         try:
             runpy.run_path(str(script), run_name="__main__")
         finally:
@@ -348,6 +349,15 @@ def test_vapo_warms_its_critic_up_alone(run: Callable, tmp_path: Path, tiny_chec
     assert not has_moved(tiny_checkpoint, weights(tmp_path / "learned", 2))
     assert [record["algo/value_loss"] for record in stayed] == pytest.approx([0.5, 0.5], abs=1e-9)
     assert abs(learned[1]["algo/value_loss"] - 0.5) > 1e-6
+
+
+@pytest.mark.skipif("vapo" not in METHODS, reason="no such file yet")
+def test_vapo_promises_no_entropy_while_its_critic_learns_alone(run: Callable) -> None:
+    """What it calls gradients then is the critic's error."""
+    records = run("vapo", num_steps=2, value_warmup=1, polarity=True)
+    for key in ("policy/polarity", "policy/raising_ratio"):
+        assert [record[key] is None for record in records] == [True, False]
+    assert abs(records[0]["policy/entropy_change"]) < 1e-6 < abs(records[1]["policy/entropy_change"])
 
 
 @pytest.mark.skipif("aepo" not in METHODS, reason="no such file yet")

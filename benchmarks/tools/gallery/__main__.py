@@ -3,7 +3,7 @@
 python -m benchmarks.gallery                     # into benchmarks/site
 python -m benchmarks.gallery --out /tmp/site
 python -m benchmarks.gallery --run runs/x        # with pages of these runs, token by token
-python -m benchmarks.gallery --screenshots       # and the README's two pictures of it; needs playwright and chromium
+python -m benchmarks.gallery --screenshots       # and the README's picture of it; needs playwright and chromium
 """
 
 import shutil
@@ -21,7 +21,7 @@ from benchmarks.gallery.pages import pages as algorithm_pages
 from benchmarks.gallery.site import Page
 from common.arguments import exit_on_bad_input
 
-SCREENSHOTS = {"gallery-kl_cov.png": ("algorithms/kl_cov.html", 1640), "gallery-overview.png": ("index.html", 1320)}
+SCREENSHOTS = {"gallery-kl_cov.png": ("algorithms/kl_cov.html", 1640)}  # of the README: page, and height in pixels
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Args:
     run: tuple[Path, ...] = ()
     """run directories to explore, each with a checkpoint"""
     screenshots: bool = False
-    """also photograph two pages into `results`"""
+    """also photograph the pages of SCREENSHOTS into `results`"""
 
 
 def build(out: Path, results: Path, runs: Sequence[Path] = ()) -> list[Path]:
