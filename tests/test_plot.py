@@ -17,6 +17,7 @@ from benchmarks.report import write_csv
 from common import InputError
 
 KS = (1, 2, 4)
+CONSOLE = re.compile(r"\bConsole\(.*\)")
 
 
 def write_run(place, name: str, algorithm: str, seed: int, steps: int = 12, evaluated: bool = True, **flags):
@@ -156,6 +157,13 @@ def test_nothing_draws_through_pyplot() -> None:
     assert len(files) > 100
     through = re.compile(r"^\s*(import|from) (matplotlib|pylab)\b.*(pyplot|pylab)|matplotlib\.use\(", re.MULTILINE)
     assert not [path for path in files if path != Path(__file__) and through.search(path.read_text())]
+
+
+def test_no_tool_takes_names_for_markup() -> None:
+    """rich would drop [v2] of a path, end at [/old], and make a picture of :100:."""
+    files = (ROOT / "benchmarks" / "tools").rglob("*.py")
+    made = [call for path in files for call in CONSOLE.findall(path.read_text())]
+    assert len(made) >= 5 and all("markup=False, emoji=False" in call for call in made)
 
 
 def test_command_writes_pictures_and_tables(tmp_path, capsys) -> None:
