@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import evaluate
 from benchmarks.evaluate import PRESETS, Args, Sampling, compare, majority_at_k, measure, sampling_of
+from common import InputError
 from common.batch import Response, Sample
 from common.hf import TopP
 from common.hub import KNOWN
@@ -142,3 +145,88 @@ def test_bad_input(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+NUMBERS = [
+    ("samples", 0),
+    ("temperature", float("nan")),
+    ("temperature", -0.1),
+    ("temperature", float("inf")),
+    ("top_p", 0.0),
+    ("top_p", float("nan")),
+    ("top_p", 1.1),
+    ("max_response_length", 0),
+    ("max_response_length", -3),
+    ("limit", -2),
+    ("seed", -1),
+]
+PLACES = [
+    ({"tasks": ("countdown", "countdwn")}, "unknown task 'countdwn'"),
+    ({"models": ("{model}", "no/such/model")}, "neither a directory nor a hub id"),
+    ({"models": ("{model}", "{model}")}, "two that differ"),
+    ({"models": ("{model}", "{hollow}")}, "cannot be loaded"),
+    ({"max_response_length": 10_000}, "exceeds the model's context"),
+    ({"enable_thinking": True}, "no thinking switch"),
+    ({"out": "{model}/config.json/e"}, "cannot be written"),
+    ({"out": "{hollow}"}, r"hollow\.json cannot be written"),
+    ({"out": ".."}, "names no file"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [({n: v}, rf"--{n.replace('_', '-')} is {v}; it must be") for n, v in NUMBERS] + PLACES
+)
+def test_what_can_be_known_is_said_before_sampling(
+    flags: dict, words: str, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "evaluate_set", lambda *_: pytest.fail("it has sampled"))
+    (tmp_path / "hollow.json").mkdir(parents=True)
+    hollow = shutil.copytree(tiny_checkpoint, tmp_path / "hollow")
+    (hollow / "model.safetensors").unlink()
+    names = {"model": tiny_checkpoint, "hollow": hollow}
+    flags = {k: tuple(x.format(**names) for x in v) if isinstance(v, tuple) else v for k, v in flags.items()}
+    args = Args(**{"models": (str(tiny_checkpoint),), "limit": 4, "device": "cpu"} | flags)
+    args.out = Path(str(flags.get("out", tmp_path / "new" / "e")).format(**names))
+    with pytest.raises(InputError, match=words):
+        evaluate.main(args)
+    assert {path.name for path in tmp_path.iterdir()} == {"hollow", "hollow.json"}
+
+
+def small(model: Path | str, out: Path, **flags: object) -> Args:
+    return Args((str(model),), samples=2, limit=4, device="cpu", out=out, **{"tasks": ("gcd", "products")} | flags)
+
+
+def test_names_stand_as_they_are(tmp_path: Path, tiny_checkpoint: Path, capsys, monkeypatch) -> None:
+    """Square brackets, colons and dollars are no markup, and what follows a full stop is no suffix."""
+    monkeypatch.setenv("COLUMNS", "300")
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "a [" / "old] [v2] :100: $x_{")
+    for name in ("lr1.5", "lr1.6", "e.json"):
+        evaluate.main(small(model, tmp_path / "out" / name, tasks=("gcd", "gcd")))
+    files = {f"{name}.{suffix}" for name in ("lr1.5", "lr1.6", "e") for suffix in ("json", "png")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
+    assert capsys.readouterr().out.count("a [/old] [v2] :100: $x_{") == 6  # as each set ends, and in the table
+
+
+def test_a_set_is_kept_when_it_is_done(tmp_path: Path, tiny_checkpoint: Path, monkeypatch, capsys) -> None:
+    whole = evaluate.evaluate_set
+
+    def stopped(actor: object, problems: list, *rest: object) -> dict:
+        if problems[0].source == "products":
+            raise KeyboardInterrupt
+        return whole(actor, problems, *rest)
+
+    monkeypatch.setattr(evaluate, "evaluate_set", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(small(tiny_checkpoint, tmp_path / "e"))
+    [sets] = json.loads((tmp_path / "e.json").read_text())["results"].values()
+    assert sets.keys() == {"gcd"}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "evaluate_set", whole)
+    for writer in ("draw", "write_whole"):  # the table is on the terminal by then
+        monkeypatch.setattr(evaluate, writer, full)
+        with pytest.raises(InputError, match="No space left"):
+            evaluate.main(small(tiny_checkpoint, tmp_path / "e"))
+        assert "avg@n" in capsys.readouterr().out

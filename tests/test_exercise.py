@@ -239,9 +239,37 @@ def test_command_line(tmp_path, monkeypatch, capsys) -> None:
             exercise.main(exercise.Args("opo", out=tmp_path / place))
     with pytest.raises(InputError, match="is no algorithm"):
         exercise.main(exercise.Args("ppo"))
+    (tmp_path / "LICENSE").write_text("")
+    for flags, words in (
+        ({"out": tmp_path / "LICENSE"}, "LICENSE cannot be written"),
+        ({"out": tmp_path / "new", "region": "loss "}, "no exercise on its loss "),
+        ({"out": tmp_path / "new", "region": ""}, "no exercise on its "),
+    ):
+        with pytest.raises(InputError, match=words):
+            exercise.main(exercise.Args("opo", **flags))
+    assert {path.name for path in tmp_path.iterdir()} == {"LICENSE", "exercises"}
     assert exercise.main(exercise.Args()) == 0
     listed = re.findall(r"^ \w+ +\w+ +(?:easy|medium|hard) +\d+ ", capsys.readouterr().out, re.M)
     assert len(listed) == len(ALL)
+
+
+def test_flags_are_used_or_refused(tmp_path, capsys) -> None:
+    """Beside --check a region is what is judged, and nothing else means anything; nor does it without a name."""
+    copy = tmp_path / "opo.py"
+    copy.write_text(exercise.exercise("opo", "credit")[0])
+    assert exercise.main(exercise.Args(check=copy)) == 1 and "still blank" in capsys.readouterr().out
+    assert exercise.main(exercise.Args(check=copy, region="credit")) == 1 and "still blank" in capsys.readouterr().out
+    assert exercise.main(exercise.Args(check=copy, region="loss")) == 0
+    assert "policy_loss is right" in capsys.readouterr().out
+    for region in ("", "watch"):
+        with pytest.raises(InputError, match=f"opo has no part {region} to judge"):
+            exercise.main(exercise.Args(check=copy, region=region))
+    for flags in ({"name": "opo"}, {"force": True}, {"out": tmp_path}):
+        with pytest.raises(InputError, match="does nothing beside --check"):
+            exercise.main(exercise.Args(**flags, check=copy))
+    for flags in ({"region": "loss"}, {"force": True}, {"out": tmp_path}):
+        with pytest.raises(InputError, match="does nothing without an algorithm's name"):
+            exercise.main(exercise.Args(**flags))
 
 
 @pytest.mark.slow

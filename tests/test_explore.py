@@ -450,8 +450,9 @@ def damaged(run: Path, copy: Path, what: str) -> Path:
         (copy / "checkpoints" / "step-000003" / "training_state.pt").write_bytes(b"")
     else:
         args = json.loads((copy / "args.json").read_text())
-        args |= {"algorithm": "../evil"} if what == "unknown algorithm" else {"surprise": 1}
-        (copy / "args.json").write_text(json.dumps(args))
+        changes = {"unknown algorithm": {"algorithm": "../evil"}, "unknown flag": {"surprise": 1}}
+        args |= changes.get(what, {"learning_rate": "1e-4"})
+        (copy / "args.json").write_text(json.dumps([args] if what == "a list" else args))
     return copy
 
 
@@ -463,11 +464,31 @@ def damaged(run: Path, copy: Path, what: str) -> Path:
         ("half a checkpoint", "training_state.pt is missing or damaged"),
         ("unknown algorithm", "algorithm '../evil' has no file in algos/"),
         ("unknown flag", r"flags that algos/kl_cov.py lacks \(surprise\)"),
+        ("wrong type", "args.json is damaged at learning_rate"),
+        ("a list", "is not a run that can be read"),
     ],
 )
 def test_bad_runs(run: Path, tmp_path: Path, what: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         explore.explore(explore.Args(damaged(run, tmp_path / "copy", what), device="cpu"))
+
+
+def test_a_torn_last_line_is_left_out(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rollout/rew')
+    *_, records, _ = explore.load_run(explore.Args(copy))
+    assert [record["step"] for record in records][-1] == 3
+
+
+def test_a_place_that_cannot_be_written_is_said_first(run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(explore, "explore", lambda *_: pytest.fail("it has sampled"))
+    for place in (run / "args.json" / "x.json", run, Path("/dev/null/x.json")):
+        with pytest.raises(InputError, match="cannot be written"):
+            explore.main(explore.Args(run, out=place, device="cpu"))
+    with pytest.raises(InputError, match="not a run"):
+        explore.main(explore.Args(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import doctor
 from benchmarks.doctor import history, read
 from common import InputError
 from common.health import doubtful_settings, findings
@@ -129,6 +130,35 @@ def test_doctor_refuses_what_is_no_run(tmp_path: Path, metrics: str | None) -> N
         (tmp_path / "metrics.jsonl").write_text(metrics)
     with pytest.raises(InputError, match="not a run"):
         read(tmp_path)
+
+
+RUN = {"algorithm": "grpo", "task": "data/[/old] [v2] :100:.jsonl", "seed": 1, "num_steps": 40} | ARGS
+
+
+def write(directory: Path, args: object, text: str) -> Path:
+    (directory / "args.json").write_text(json.dumps(args))
+    (directory / "metrics.jsonl").write_text(text)
+    return directory
+
+
+def test_doctor_reads_what_a_killed_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Half a line, nulls and evaluations of other k; and the task's name is no markup."""
+    lines = [{"step": 0, "eval/pass@1": None, "eval/pass@4": 0.2}, *records(30), {"step": 30, "eval/pass@1": 0.1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    for torn in ('{"step": 31, "rollout/rew', '{"step": null}', '{"step": 31, "rollout/reward": "x"}', "[1]", "\0\0"):
+        assert doctor.main(write(tmp_path, RUN, text + torn)) == 0
+        shown = capsys.readouterr().out
+        assert "grpo on data/[/old] [v2] :100:.jsonl, seed 1: 30 of" in shown and "nothing looks wrong" in shown
+    assert doctor.main(write(tmp_path, RUN, "")) == 0
+
+
+@pytest.mark.parametrize("args", [[], "grpo", None, {}, *({k: v for k, v in RUN.items() if k != name} for name in RUN)])
+def test_doctor_refuses_damaged_arguments(tmp_path: Path, args: object) -> None:
+    with pytest.raises(InputError, match="not a run that can be read"):
+        doctor.main(write(tmp_path, args, ""))
+    wrong = {"algorithm": "grpo"} | (args if isinstance(args, dict) else {}) | {"num_steps": "40"}
+    with pytest.raises(InputError, match=r"args.json does not say its .*num_steps"):
+        doctor.main(write(tmp_path, wrong, ""))
 
 
 DEFAULTS = {

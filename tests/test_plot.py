@@ -17,6 +17,7 @@ from benchmarks.report import write_csv
 from common import InputError
 
 KS = (1, 2, 4)
+CONSOLE = re.compile(r"\bConsole\(.*\)")
 
 
 def write_run(place, name: str, algorithm: str, seed: int, steps: int = 12, evaluated: bool = True, **flags):
@@ -158,6 +159,13 @@ def test_nothing_draws_through_pyplot() -> None:
     assert not [path for path in files if path != Path(__file__) and through.search(path.read_text())]
 
 
+def test_no_tool_takes_names_for_markup() -> None:
+    """rich would drop [v2] of a path, end at [/old], and make a picture of :100:."""
+    files = (ROOT / "benchmarks" / "tools").rglob("*.py")
+    made = [call for path in files for call in CONSOLE.findall(path.read_text())]
+    assert len(made) >= 5 and all("markup=False, emoji=False" in call for call in made)
+
+
 def test_command_writes_pictures_and_tables(tmp_path, capsys) -> None:
     runs = [write_run(tmp_path, f"g{s}", "grpo", s) for s in (1, 2)]
     plot.main(plot.Args(tuple(runs), out=tmp_path / "out"))
@@ -187,6 +195,45 @@ def test_tables_of_runs_are_read(tmp_path) -> None:
     [label, runs, steps, reward, *_] = [[*column.cells] for column in plot.end_table(groups).columns]
     assert label == ["grpo", "nsr"] and runs == ["2", "2"] and steps == ["20", "20"]
     assert reward == ["0.150 ± 0.071"] * 2
+
+
+ROW = {"arm": "grpo", "seed": 1, "step": 1, "samples": 8, "tokens": 80, "reward": 0.1, "entropy": 0.2, "pass@1": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step": 0, "samples": 0, "tokens": 0}, "grpo, seed 1: no training step"),
+        ({"reward": ""}, "grpo, seed 1: no training step"),
+        ({"reward": "inf"}, "grpo, seed 1: no training step"),
+        *[({key: value}, f"row 1: {key} is no") for key in ("seed", *plot.COUNTS) for value in ("", "nan", "inf")],
+        ({"seed": 1.5}, "row 1: seed is no"),
+        ({"reward": "high"}, "cannot be read"),
+        ({"arm": 200_000 * "a"}, "cannot be read"),
+    ],
+)
+def test_broken_tables_are_left_out(tmp_path, changes: dict, words: str) -> None:
+    """With the reason, and without what stands beside them."""
+    write_csv(tmp_path / "t.csv", [ROW | changes])
+    whole, said = write_run(tmp_path, "g", "grpo", 1), []
+    assert labels(load_runs([tmp_path / "t.csv", whole], say=said.append)) == {"grpo": 1}
+    assert [line.startswith(f"left out: {tmp_path / 't.csv'}: {words}") for line in said] == [True], said
+
+
+@pytest.mark.parametrize("row", [ROW, ROW | {"entropy": ""}, ROW | {"arm": ""}, ROW | {"pass@1": ""}])
+def test_small_tables_are_drawn(tmp_path, row: dict) -> None:
+    write_csv(tmp_path / "t.csv", [row])
+    plot.main(plot.Args((tmp_path / "t.csv",), out=tmp_path / "out", format=("svg",)))
+
+
+def test_flags_are_no_markup(tmp_path, capsys) -> None:
+    """Neither to the terminal nor to the pictures."""
+    names = {1: "[/old] [v2] :100:.jsonl", 2: "$x_{.jsonl"}
+    runs = [write_run(tmp_path, f"g{seed}", "grpo", seed, task=name) for seed, name in names.items()]
+    plot.main(plot.Args(tuple(runs), out=tmp_path / "out", format=("svg",)))
+    shown = capsys.readouterr().out
+    assert all(f"grpo task={name}" in shown for name in names.values())
+    assert "$x_{.jsonl" in (tmp_path / "out" / "steps.svg").read_text()
 
 
 @pytest.mark.parametrize(

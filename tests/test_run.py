@@ -663,6 +663,19 @@ def test_export_refuses(finished, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_export_to_a_full_disk(finished, tmp_path):
+    """One line, and nothing that the next try would find there; an empty directory may be there."""
+    checkpoint = finished.directory / "checkpoints" / "step-000003"
+    (tmp_path / "there").mkdir()
+    command = f"ulimit -f 64; exec {sys.executable} -m benchmarks.export {checkpoint} {tmp_path / 'out'}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    export(checkpoint, tmp_path / "there", "float16")
+    assert {path.name for path in tmp_path.iterdir()} == {"there"}
+    assert (tmp_path / "there" / "model.safetensors").exists()
+
+
 # --- Records that cannot be written -----------------------------------------------------------------------------------
 
 

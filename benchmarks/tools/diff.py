@@ -32,7 +32,7 @@ def table() -> Table:
 
 
 if __name__ == "__main__":
-    console, names = Console(), sys.argv[1:]
+    console, names = Console(markup=False, emoji=False), sys.argv[1:]
     if unknown := [name for name in names if name not in sync.algorithms()] or names[2:]:
         known = ", ".join(sync.algorithms())
         raise SystemExit(f"error: {', '.join(unknown)} is no algorithm; name one, or two to compare, of {known}")

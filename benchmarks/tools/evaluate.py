@@ -3,10 +3,10 @@
     python -m benchmarks.evaluate runs/x/checkpoints/step-000100 --tasks countdown gcd
     python -m benchmarks.evaluate base/ trained/ --preset dapo --prompt-template dapo --max-response-length 20480
 
-Writes <out>.json (settings, versions, every number, right answers per problem) and <out>.png (pass@k), and prints a
-table. Intervals are 95 % bootstrap intervals over problems; a difference of two models is paired by problem, which
-takes the luck of the draw of problems out of it. With 30 problems that draw alone moves a score of 0.3 by 8 points
-either way, and more samples do not help: an AIME score without its interval says little.
+Writes <out>.json (settings, versions, every number, right answers per problem), anew after every set, and <out>.png
+(pass@k), and prints a table. Intervals are 95 % bootstrap intervals over problems; a difference of two models is paired
+by problem, which takes the luck of the draw of problems out of it. With 30 problems that draw alone moves a score of
+0.3 by 8 points either way, and more samples do not help: an AIME score without its interval says little.
 
 pass@k is the unbiased estimate from n samples; maj@k is the share of problems whose commonest answer among k samples is
 right (over 200 random draws of k; of equally common answers the first counts).
@@ -17,7 +17,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,16 +31,18 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.inputs import check_numbers, check_writable
 from benchmarks.rollouts import Actor
 from common import InputError
-from common.arguments import exit_on_bad_input
+from common.arguments import Range, between, exit_on_bad_input
 from common.batch import Sample
 from common.curves import STYLE
 from common.evaluate import bootstrap_interval, pass_at_k, pass_metrics
 from common.hf import TopP
-from common.loading import load_policy
+from common.loading import check_model_name, load_policy
+from common.policy import Policy
 from common.problems import Problem
-from common.records import environment
+from common.records import environment, write_whole
 from common.rollout import fit_prompts
 from common.tasks import has_test_split, load_task
 from common.templates import with_template
@@ -72,6 +75,8 @@ PRESETS = {
     | same(Sampling(8, 0.6, 1.0), "math500", "olympiad"),
 }
 MAJORITY_DRAWS = 200
+GREEDY = 1e-6  # a temperature that leaves the likeliest token alone
+Count = Annotated[int, Range(1)]
 
 
 @dataclass
@@ -82,12 +87,12 @@ class Args:
     """sets to evaluate on: their test splits, or all of them; by default those of the preset, else countdown"""
     preset: Literal["none", *PRESETS] = "none"
     """sets, samples, temperature and top-p of a paper; the last three flags are not used then"""
-    samples: int = 32
+    samples: Count = 32
     """responses per problem (n)"""
     temperature: float = 1.0
     """0 is greedy"""
-    top_p: float = 1.0
-    max_response_length: int = 24
+    top_p: between(GREEDY, 1) = 1.0
+    max_response_length: Count = 24
     limit: int = 128
     """most problems of a set; 0: all"""
     prompt_template: Literal["raw", "chat", "qwen_boxed", "dapo", "r1"] = "raw"
@@ -98,6 +103,11 @@ class Args:
     device: str = "auto"
     out: Path = field(default=Path("evaluation"))
     """where <out>.json and <out>.png go"""
+
+
+def tasks_of(args: Args) -> list[str]:
+    """Each set once."""
+    return list(dict.fromkeys(args.tasks or PRESETS.get(args.preset, ("countdown",))))
 
 
 def sampling_of(task: str, args: Args) -> Sampling:
@@ -112,7 +122,10 @@ def eval_problems(name: str, args: Args) -> list[Problem]:
     """What a set is evaluated on, in its template."""
     limit = args.limit or None
     split = "eval" if has_test_split(name) else "all"
-    return with_template(load_task(name, split, limit, args.prompt_column, args.answer_column), args.prompt_template)
+    problems = load_task(name, split, limit, args.prompt_column, args.answer_column)
+    if not problems:
+        raise InputError(f"task {name} has no problem to evaluate on")
+    return with_template(problems, args.prompt_template)
 
 
 def majority_at_k(answers: list[list[str | None]], right: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
@@ -158,25 +171,34 @@ def compare(first: dict, second: dict, n: int) -> dict[str, tuple[float, float, 
     return {key: (float(values.mean()), *bootstrap_interval(values)) for key, values in differences.items()}
 
 
-def evaluate_model(name: str | None, args: Args, console: Console) -> dict[str, dict]:
-    """Task -> what `measure` says of the model on it."""
+def open_policy(name: str | None, sets: dict[str, list[Problem]], args: Args) -> Policy:
+    """A model that can read and answer all of these problems; raises InputError for one that cannot."""
     policy = load_policy(name, device=args.device, enable_thinking=args.enable_thinking)
-    actor, results = Actor(policy, "auto"), {}
-    for task in args.tasks:
-        problems, sampling = eval_problems(task, args), sampling_of(task, args)
-        problems, _ = fit_prompts(policy, problems, 0, args.max_response_length)
-        transform = TopP(sampling.top_p) if sampling.top_p < 1 else None
-        how = args.max_response_length, args.seed, sampling.temperature or 1e-6, transform
-        samples = actor.sample(problems, sampling.samples, *how)
-        results[task] = {"sampling": asdict(sampling)} | measure(samples, sampling.samples)
-        console.print(f"{name or 'embedded model'} on {task}: {len(problems)} x {sampling.samples}", style="dim")
-    return results
+    for problems in sets.values():
+        fit_prompts(policy, problems, 0, args.max_response_length)
+    return policy
+
+
+def evaluate_set(actor: Actor, problems: list[Problem], sampling: Sampling, args: Args) -> dict:
+    """What `measure` says of a model on a set, and how it was sampled."""
+    transform = TopP(sampling.top_p) if sampling.top_p < 1 else None
+    how = args.max_response_length, args.seed, max(sampling.temperature, GREEDY), transform
+    samples = actor.sample(problems, sampling.samples, *how)
+    return {"sampling": asdict(sampling)} | measure(samples, sampling.samples)
+
+
+def differences_of(results: dict[str, dict]) -> dict[str, dict]:
+    """Task -> `compare`, of those that both models have been evaluated on."""
+    if len(results) < 2:
+        return {}
+    first, second = results.values()
+    return {task: compare(first[task], second[task], second[task]["sampling"]["samples"]) for task in second}
 
 
 def draw(results: dict[str, dict], path: Path) -> None:
     """pass@k with intervals, a panel per set, a line per model."""
     tasks = list(next(iter(results.values())))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {"text.parse_math": False}):  # a $ in a name is no formula
         figure = Figure(figsize=(5.5 * len(tasks), 4.2), layout="constrained")
         axes = figure.subplots(1, len(tasks), squeeze=False)
         for axis, task in zip(axes[0], tasks, strict=True):
@@ -187,6 +209,7 @@ def draw(results: dict[str, dict], path: Path) -> None:
                 axis.plot(ks, mid, color=color, marker="o", linewidth=2, label=model)
                 axis.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
             axis.set(xscale="log", xticks=ks, xticklabels=ks, xlabel="k", title=f"pass@k, {task}", ylim=(0, 1))
+            axis.minorticks_off()
         axes[0, 0].legend()
         figure.savefig(path, dpi=130)
 
@@ -210,23 +233,48 @@ def table(results: dict[str, dict], differences: dict[str, dict]) -> Table:
     return shown
 
 
+def main(args: Args) -> None:
+    """All of it. Raises InputError: for what cannot be used, before anything is sampled; for what cannot be written."""
+    console = Console(highlight=False, markup=False, emoji=False)  # names of models and files are no markup
+    check_numbers(args)
+    names = args.models or (None,)
+    if len({*names}) < len(names) or len(names) > 2:
+        raise InputError("name one model, or two that differ")
+    for name in args.models:
+        check_model_name(name)
+    base = args.out.name.removesuffix(".json")
+    if base in ("", ".."):
+        raise InputError(f"--out {args.out} names no file; the numbers go to <out>.json")
+    picture, numbers = (args.out.with_name(f"{base}.{suffix}") for suffix in ("png", "json"))
+    sets = {task: eval_problems(task, args) for task in tasks_of(args)}
+    for name in names[1:]:
+        open_policy(name, sets, replace(args, device="cpu"))
+    settings = asdict(args) | {"tasks": [*sets], "out": str(args.out)}
+    command = {"command": ["python", "-m", "benchmarks.evaluate", *sys.argv[1:]]}
+
+    results: dict[str, dict] = {}
+    for name in names:
+        policy = open_policy(name, sets, args)
+        check_writable(picture, numbers)
+        actor, done = Actor(policy, "auto"), results.setdefault(name or "embedded", {})
+        for task, problems in sets.items():
+            done[task] = evaluate_set(actor, problems, sampling_of(task, args), args)
+            record = {"settings": settings, "environment": environment() | command, "results": results}
+            record["second_less_first"] = differences_of(results)
+            text = json.dumps(record, indent=1) + "\n"
+            with suppress(OSError):  # tried again when the table is on the terminal
+                write_whole(numbers, text)
+            many = f"{len(problems)} x {done[task]['sampling']['samples']}"
+            console.print(f"{name or 'embedded model'} on {task}: {many}", style="dim")
+        del policy, actor  # before the next one is loaded
+    console.print(table(results, record["second_less_first"]))
+    try:
+        write_whole(numbers, text)
+        draw(results, picture)
+    except OSError as error:
+        raise InputError(f"--out {args.out} cannot be written ({error.strerror or error}); use another place") from None
+
+
 if __name__ == "__main__":
-    console = Console(highlight=False)
     with exit_on_bad_input():
-        args = tyro.cli(Args)
-        args.tasks = args.tasks or tuple(PRESETS.get(args.preset, ("countdown",)))
-        if len(args.models) > 2 or args.samples < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
-            raise InputError("one or two models, --samples of 1 or more, --temperature of 0 or more, 0 < --top-p <= 1")
-        names = args.models or (None,)
-        results = {name or "embedded": evaluate_model(name, args, console) for name in names}
-    pair = list(results.values())
-    differences = {}
-    if len(pair) == 2:
-        differences = {t: compare(pair[0][t], pair[1][t], sampling_of(t, args).samples) for t in args.tasks}
-    settings = asdict(args) | {"out": str(args.out)}
-    about = environment() | {"command": ["python", "-m", "benchmarks.evaluate", *sys.argv[1:]]}
-    record = {"settings": settings, "environment": about, "results": results, "second_less_first": differences}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    draw(results, args.out.with_suffix(".png"))
-    console.print(table(results, differences))
+        main(tyro.cli(Args))

@@ -540,6 +540,8 @@ def check(path: Path, regions: Iterable[str] | None = None) -> tuple[bool, list[
     if name not in sync.algorithms():
         raise InputError(f"{path}: no algorithm is called {name}; its name has to be one of {', '.join(EXERCISES)}")
     known = functions(name)
+    if unknown := [region for region in regions or () if region not in known]:
+        raise InputError(f"{name} has no part {unknown[0]} to judge; name one of {', '.join(known)}")
     pair = Pair(name, importlib.import_module(f"algos.{name}"), load_copy(path, known.values()))
     try:
         pair.gradients(0, {}, pair.inputs(KINDS[0], 0))
@@ -613,7 +615,8 @@ class Args:
     name: Annotated[str | None, tyro.conf.Positional] = None
     """algorithm to make an exercise of; without it: the list"""
     region: str | None = None
-    """which part is left blank: credit, loss, or a further function; by default what holds the method's idea"""
+    """which part is left blank, or judged: credit, loss, or a further function; by default what holds the method's
+    idea is blank, and all are judged"""
     out: Path = Path("exercises")
     """folder for the copy, in the root of the repository: from there the copy finds common/"""
     force: bool = False
@@ -630,33 +633,51 @@ def write(args: Args) -> tuple[Path, str]:
     folder = args.out.resolve()
     if folder.parent != sync.ROOT or folder.name in ("algos", "common", "tests", "benchmarks"):
         raise InputError(f"--out {args.out}: name a folder of its own in {sync.ROOT}, where the copy finds common/")
+    region = next(iter(EXERCISES[args.name])) if args.region is None else args.region
+    if region not in EXERCISES[args.name]:
+        raise InputError(f"{args.name} has no exercise on its {region}; leave --region out")
     path = folder / f"{args.name}.py"
     if path.exists() and not args.force:
         raise InputError(f"{path.relative_to(sync.ROOT)} exists; keep it, or write over it with --force")
-    folder.mkdir(exist_ok=True)
-    region = args.region or next(iter(EXERCISES[args.name]))
-    if region not in EXERCISES[args.name]:
-        raise InputError(f"{args.name} has no exercise on its {region}; leave --region out")
-    path.write_text(exercise(args.name, region, folder.name)[0])
+    text = exercise(args.name, region, folder.name)[0]
+    try:
+        folder.mkdir(exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise InputError(f"--out {args.out} cannot be written ({error.strerror}); name another folder") from None
     return path.relative_to(sync.ROOT), region
 
 
-def main(args: Args) -> int:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+def check_flags(args: Args) -> None:
+    """Refuse what would be ignored: each way of calling the command has flags of its own."""
     if args.check:
-        right, lines = check(args.check)
-        console.print("\n".join(lines), markup=False, soft_wrap=True)
+        way, used = "beside --check", ("check", "region")
+    elif args.name is None:
+        way, used = "without an algorithm's name", ()
+    else:
+        return
+    for name, value in vars(args).items():
+        if name not in used and value != getattr(Args, name):
+            flag = "an algorithm's name" if name == "name" else f"--{name}"
+            raise InputError(f"{flag} does nothing {way}; leave it out")
+
+
+def main(args: Args) -> int:
+    width = None if sys.stdout.isatty() else 160
+    console = Console(highlight=False, markup=False, emoji=False, width=width)  # code and names of files are no markup
+    check_flags(args)
+    if args.check:
+        right, lines = check(args.check, None if args.region is None else [args.region])
+        console.print("\n".join(lines), soft_wrap=True)
         return int(not right)
     if args.name is None:
         console.print(table())
-        console.print("python -m benchmarks.exercise FILE [--region REGION]", markup=False)
+        console.print("python -m benchmarks.exercise FILE [--region REGION]")
         return 0
     path, region = write(args)
     entry = EXERCISES[args.name][region]
-    console.print(
-        f"wrote {path}: {functions(args.name)[region]} is blank ({entry.difficulty}); {entry.hint}", markup=False
-    )
-    console.print(f"when it is filled in: python -m benchmarks.exercise --check {path}", markup=False)
+    console.print(f"wrote {path}: {functions(args.name)[region]} is blank ({entry.difficulty}); {entry.hint}")
+    console.print(f"when it is filled in: python -m benchmarks.exercise --check {path}")
     return 0
 
 

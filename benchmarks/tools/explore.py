@@ -43,6 +43,7 @@ from torch import Tensor
 
 from benchmarks import ROOT
 from benchmarks.doctor import read
+from benchmarks.inputs import check_writable
 from benchmarks.law import LAWS, explained, fit_law
 from benchmarks.measure import environment
 from benchmarks.methods import method
@@ -105,16 +106,17 @@ def load_algorithm(name: object) -> ModuleType:
 def load_run(own: Args) -> tuple[ModuleType, object, list[dict], Path]:
     """Algorithm, its arguments, metrics and last checkpoint of a run; raises InputError for what is none."""
     saved, records = read(own.run)
-    if not isinstance(saved, dict):
-        raise InputError(f"{own.run} is not a run that can be read (args.json is no object)")
     module = load_algorithm(saved.pop("algorithm", None))
     saved = {key: value for key, value in saved.items() if key not in RECORDED}
-    known = {field.name for field in dataclasses.fields(module.Args)}
-    if unknown := sorted(saved.keys() - known):
+    fields = {field.name: field for field in dataclasses.fields(module.Args)}
+    if unknown := sorted(saved.keys() - fields.keys()):
         raise InputError(
             f"{own.run} was made with flags that algos/{module.__name__.partition('.')[2]}.py lacks "
             f"({', '.join(unknown)}); use the file that made it"
         )
+    for name, value in saved.items():  # as --resume does
+        if type(default := fields[name].default) in (int, float, bool) and type(value) is not type(default):
+            raise InputError(f"{own.run} is not a run that can be read (args.json is damaged at {name})")
     found = checkpoints_of(own.run)
     if not found:
         raise InputError(f"{own.run} has no checkpoint to load; name a run that has one")
@@ -430,15 +432,20 @@ def as_text(record: dict) -> str:
     return re.sub(r"\[\n[^\[\]{}]*?\n *\]", lambda found: re.sub(r"\n *", "", found[0]), text) + "\n"
 
 
-if __name__ == "__main__":
-    with exit_on_bad_input():
-        own = tyro.cli(Args)
-        record = explore(own)
-        out = own.out or own.run / "explorer.json"
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(as_text(record))
-        except OSError as error:
-            raise InputError(f"--out {out} cannot be written ({error.strerror}); use another place") from None
+def main(own: Args) -> None:
+    """Write the record; where it cannot go is said before anything is sampled."""
+    out = own.out or own.run / "explorer.json"
+    load_run(own)  # before a folder is made for what is none
+    check_writable(out)
+    record = explore(own)
+    try:
+        out.write_text(as_text(record))
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}); use another place") from None
     counts = ", ".join(f"{count} {STATUSES[letter]}" for letter, count in record["batch"]["statuses"].items())
     print(f"{out}: {record['batch']['tokens']} tokens of {record['batch']['responses']} responses ({counts})")
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main(tyro.cli(Args))

@@ -8,17 +8,21 @@ them as they are, so that a resumed run goes on to the bit. The dtype of --model
 """
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import tyro
+from safetensors import SafetensorError
 
 from common import InputError, terminal
 from common.arguments import exit_on_bad_input
 from common.loading import load_model, load_tokenizer
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass
@@ -27,7 +31,7 @@ class Args:
     """runs/x/checkpoints/step-000100"""
     out: tyro.conf.Positional[Path]
     """a new directory"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", Dtype] = "auto"
     """auto is that of the run's --model"""
 
 
@@ -35,7 +39,7 @@ def own_dtype(checkpoint: Path) -> str:
     """The dtype of the model that the run of this checkpoint began with; raises InputError if it is not known."""
     try:
         record = json.loads((checkpoint.absolute().parents[1] / "args.json").read_text())
-        return record["digests"]["model"]["dtype"] or {}["dtype"]
+        return {name: name for name in get_args(Dtype)}[record["digests"]["model"]["dtype"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise InputError(
             f"{checkpoint}: args.json of its run does not say which dtype --model has; use --dtype"
@@ -43,16 +47,27 @@ def own_dtype(checkpoint: Path) -> str:
 
 
 def export(checkpoint: Path, out: Path, dtype: str) -> None:
-    """Raises InputError for what is no model, and for a place that is taken or cannot be written."""
+    """Write `out`, whole or not at all.
+
+    Raises InputError for what is no model, and for a place that is taken or cannot be written.
+    """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} is already there; name a new directory")
     dtype = own_dtype(checkpoint) if dtype == "auto" else dtype
     model, tokenizer = load_model(str(checkpoint)), load_tokenizer(str(checkpoint))
+    place = out.resolve()
+    partial = place.with_name(f".{place.name}.partial")
     try:
-        model.to(getattr(torch, dtype)).save_pretrained(out)
-        tokenizer.save_pretrained(out)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror or error}); use another place") from None
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        partial.mkdir(parents=True)
+        model.to(getattr(torch, dtype)).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(place)  # which may be an empty directory
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{out} cannot be written ({reason}); use another place") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     terminal.say(f"{out}: {dtype}, {size:,.1f} MB")
 

@@ -18,7 +18,6 @@ Over steps, where some runs of a group have ended, those that go on are drawn on
 """
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -37,12 +36,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.inputs import read_run as read
 from benchmarks.law import explained, fit_law
 from benchmarks.report import plus_minus
 from common import InputError
 from common.arguments import MAY_CHANGE, RECORDED, exit_on_bad_input
 from common.curves import INK, MUTED, STYLE, smooth
-from common.records import is_record
 from tests import sync
 
 COLUMNS = {
@@ -104,7 +103,7 @@ def read_csv(path: Path) -> list[dict]:
     """Rows with numbers as numbers; an empty cell is NaN."""
     with path.open(newline="") as file:
         return [
-            {k: v if k in ("arm", "setting") else float(v or "nan") for k, v in row.items()}
+            {k: v or "" if k in ("arm", "setting") else float(v or "nan") for k, v in row.items()}
             for row in csv.DictReader(file)
         ]
 
@@ -113,8 +112,8 @@ def rows_of(records: Iterable[dict]) -> list[dict[str, float]]:
     """Lines of a metrics.jsonl as rows of such a table, with the samples and tokens drawn so far."""
     rows, samples, tokens = [], 0, 0
     for record in records:
-        samples += record.get("rollout/num_samples", 0)
-        tokens += record.get("tokens/rollout", 0)
+        samples += record.get("rollout/num_samples") or 0
+        tokens += record.get("tokens/rollout") or 0
         cells = {name: record.get(key) for name, key in COLUMNS.items()}
         cells |= {key.removeprefix("eval/"): value for key, value in record.items() if re.match(r"eval/pass@\d+$", key)}
         row = {"step": record["step"], "samples": samples, "tokens": tokens}
@@ -129,19 +128,22 @@ def split_rows(rows: list[dict]) -> tuple[dict[str, np.ndarray], list[dict]]:
     return columns, [row for row in rows if np.isfinite(row.get("pass@1", np.nan))]
 
 
+def has_training(training: dict[str, np.ndarray]) -> bool:
+    """Whether there is a training step with a reward."""
+    return bool(np.isfinite(training["reward"]).any())
+
+
 def read_run(directory: Path) -> OneRun:
     """A run directory. Raises InputError if there is none or nothing in it yet."""
     try:
-        flags = json.loads((directory / "args.json").read_text())
-        lines = (directory / "metrics.jsonl").read_text().splitlines()
-        algorithm, seed, num_steps = (flags[key] for key in ("algorithm", "seed", "num_steps"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        name = Path(error.filename).name if isinstance(error, OSError) else "args.json"
-        raise InputError(f"no run ({name} is missing or damaged)") from None
-    training, evaluations = split_rows(rows_of(json.loads(line) for line in lines if is_record(line)))
-    if not np.isfinite(training["reward"]).any():
+        flags, records = read(directory, {"algorithm": str, "seed": int, "num_steps": int})
+    except InputError as error:
+        raise InputError(f"no run ({error})") from None
+    training, evaluations = split_rows(rows_of(records))
+    if not has_training(training):
         raise InputError("no training step yet")
-    return OneRun(str(directory), algorithm, seed, flags, num_steps, training, evaluations)
+    found = (flags[key] for key in ("algorithm", "seed"))
+    return OneRun(str(directory), *found, flags, flags["num_steps"], training, evaluations)
 
 
 def read_table(path: Path) -> list[OneRun]:
@@ -150,14 +152,20 @@ def read_table(path: Path) -> list[OneRun]:
         with path.open(newline="") as file:
             header = next(csv.reader(file), [])
         rows = read_csv(path) if {"arm", "seed", *COUNTS, "reward", "entropy"} <= {*header} else []
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, csv.Error) as error:
         raise InputError(f"cannot be read ({error})") from None
     if not rows:
         raise InputError("no table of runs (columns arm, seed, step, samples, tokens, reward, entropy)")
-    runs, last = [], int(max((row["step"] for row in rows), default=0))
+    for number, row in enumerate(rows, 1):
+        if bad := [key for key in ("seed", *COUNTS) if not row[key].is_integer()]:
+            raise InputError(f"row {number}: {bad[0]} is no whole number")
+    runs, last = [], int(max(row["step"] for row in rows))
     for arm, seed in dict.fromkeys((row["arm"], int(row["seed"])) for row in rows):
-        parts = split_rows([row for row in rows if row["arm"] == arm and row["seed"] == seed])
-        runs.append(OneRun(f"{path}, {arm}, seed {seed}", arm, seed, {"table": path.stem}, last, *parts))
+        training, evaluations = split_rows([row for row in rows if row["arm"] == arm and row["seed"] == seed])
+        if not has_training(training):
+            raise InputError(f"{arm}, seed {seed}: no training step with a reward")
+        name, flags = f"{path}, {arm}, seed {seed}", {"table": path.stem}
+        runs.append(OneRun(name, arm, seed, flags, last, training, evaluations))
     return runs
 
 
@@ -227,6 +235,11 @@ def group_runs(runs: list[OneRun], by: Sequence[str] = (), say: Callable[[str], 
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------
+
+
+def known_mean(values: np.ndarray) -> float:
+    """The mean without NaNs; NaN of nothing else."""
+    return float(np.mean(known)) if len(known := values[np.isfinite(values)]) else float("nan")
 
 
 def at_samples(evaluations: list[dict], column: str, samples: float) -> float:
@@ -407,7 +420,7 @@ def draw_pass(groups: list[Group], spread: str = "std") -> Figure | None:
 
 def draw_all(groups: list[Group], window: int = WINDOW, spread: str = "std") -> dict[str, Figure]:
     """File name without suffix -> picture."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {"text.parse_math": False}):  # a $ in a flag's value is no formula
         figures = {name: draw_over(groups, x, window, spread) for x, name in FILES.items()}
         figures |= {"law": draw_law(groups), "pass": draw_pass(groups, spread)}
     return {name: figure for name, figure in figures.items() if figure}
@@ -444,7 +457,7 @@ def end_table(groups: list[Group], window: int = WINDOW) -> Table:
     table = new_table(f"At the end: training over the last {window} steps; mean ± standard deviation over runs", names)
     for group in groups:
         runs = group.whole()
-        cells = [plus_minus(np.nanmean(run.training[key][-window:]) for run in runs) for key in ("reward", "entropy")]
+        cells = [plus_minus(known_mean(run.training[key][-window:]) for run in runs) for key in ("reward", "entropy")]
         cells += [plus_minus(run.evaluations[-1][key] for run in runs if run.evaluations) for key in ends]
         drawn = [f"{np.mean([run.training[key][-1] for run in runs]):,.0f}" for key in ("samples", "tokens")]
         count = f"{len(runs)}" + (f" of {len(group.runs)}" if len(runs) < len(group.runs) else "")
@@ -489,7 +502,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    width = None if sys.stdout.isatty() else 160
+    console = Console(highlight=False, markup=False, emoji=False, width=width)  # flags' values are no markup
     if args.window < 1:
         raise InputError("--window must be at least 1")
     groups = load_runs(args.paths, args.by, lambda text: print(text, file=sys.stderr))
