@@ -18,9 +18,11 @@ gold answer has no text.
 """
 
 import re
+import unicodedata
 from fractions import Fraction
+from math import gcd
 
-from common.spelling import WRAPPED, normalise, split_unit, tight, visible
+from common.spelling import UNITS, WRAPPED, WRAPPER, is_cased, normalise, split_unit, tight, visible
 
 MAX_LENGTH = 200  # characters of an answer; longer ones are compared as text alone
 TOLERANCE = 1e-6  # of the gold, between a decimal and an irrational number
@@ -262,7 +264,8 @@ def as_words(text: str) -> str | None:
     text = " ".join(WRAPPED.sub(r"\1", text).split()).strip("$ .")
     if len(text) == 1 and text.isalpha() and text.isupper():
         return text
-    return text.casefold() if WORDS.fullmatch(text) else None
+    letters = "".join(sign for sign in text if unicodedata.category(sign)[0] != "M")  # without vowel signs and accents
+    return text.casefold() if WORDS.fullmatch(letters) else None
 
 
 def as_choice(text: str) -> tuple[str, str] | None:
@@ -306,18 +309,124 @@ def compare_forms(answer: str, gold: str) -> bool | None:
     choice = as_choice(gold)
     if choice and (picked := as_choice(answer)):
         return picked[0] == choice[0] and (not picked[1] or not choice[1] or loosely(picked[1]) == loosely(choice[1]))
+    if (equal := compare_colons(answer, gold)) is not None:
+        return equal
     # As algebra, "listen" is a product of letters and equal to "silent". Words are never compared that way.
     words = as_words(answer), as_words(gold)
     if words != (None, None):
         return words[0] == words[1]
+    whole = answer, gold
     (answer, unit), (gold, gold_unit) = split_units(answer, gold)
     if unit and gold_unit and unit != gold_unit:
         return False
     a, b = number(answer), number(gold)
-    if a is None or b is None:
-        return None if may_be_equal(answer, gold) else False
-    percent = (unit == "%") - (gold_unit == "%")
-    return a == b or (percent == 1 and a == 100 * b) or (percent == -1 and 100 * a == b)
+    if a is not None and b is not None:
+        percent = (unit == "%") - (gold_unit == "%")
+        return a == b or (percent == 1 and a == 100 * b) or (percent == -1 and 100 * a == b)
+    if has_words(answer) or has_words(gold):
+        return phrases(answer) == phrases(gold) or phrases(whole[0]) == phrases(whole[1])
+    return None if may_be_equal(listed(answer), listed(gold)) else False
+
+
+# --- Words beside numbers ---
+
+CONNECTIVE = re.compile(rf",?\s*(?:{WRAPPER}\{{\s*(?:and|or)\s*\}}|(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*")
+RUN = re.compile(r"\\[a-zA-Z]+|[^\W\d_]+")
+SHORT_WORDS = frozenset("to in by of at is vs no am pm st nd rd th".split()) | {
+    name for name in UNITS if len(name) == 2
+}
+PHRASE = re.compile(r"[0-9]+(?:\.[0-9]+)?|\\?[^\W\d_]+|[^\s,.]")
+
+
+def listed(text: str) -> str:
+    """A list with commas for its words "and" and "or"."""
+    return CONNECTIVE.sub(", ", text)
+
+
+def has_words(text: str) -> bool:
+    """Whether letters are words there and not factors: longer ones with no sign next to them, or before a number.
+
+    "3 to 4" as a product is "4 to 3", and "8 remainder 3" is "6 remainder 4"; of "3 apples + 2 pears" the sign tells.
+    """
+    text = WRAPPED.sub(r" \1 ", listed(text))
+    for run in RUN.finditer(text):
+        before, after = text[: run.start()], text[run.end() :].lstrip()[:1]
+        if run[0][0] == "\\":
+            continue
+        if after.isdecimal() and not before.endswith("_"):
+            return True
+        word = len(run[0]) > 2 or run[0].lower() in SHORT_WORDS
+        signs = before.rstrip()[-1:] + after
+        if word and not before[-1:].isdecimal() and not any(sign in r"+-*/^_=<>|(){}[\!" for sign in signs):
+            return True
+    return False
+
+
+def folded(word: str) -> str:
+    """In small letters if they mean the same: not M, MPa or Mg."""
+    return word.casefold() if is_cased(word) and (word[1:].islower() or word.isupper()) else word
+
+
+def phrases(text: str) -> list[list]:
+    """The parts of a list as what they consist of, numbers by value, words without case and units by one name."""
+    return sorted(
+        (
+            [
+                Fraction(item) if item[0].isdecimal() else UNITS.get(item, folded(item))
+                for item in PHRASE.findall(WRAPPED.sub(r" \1 ", part))
+            ]
+            for part in in_list(listed(text))
+        ),
+        key=str,
+    )
+
+
+# --- Ratios and times of day ---
+
+TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])\s*([ap]m)?", re.IGNORECASE)
+
+
+def time_of_day(text: str) -> tuple[int, int, str] | None:
+    """Hours, minutes and "am", "pm" or nothing of "7:45 AM"; None for anything else."""
+    found = TIME.fullmatch(WRAPPED.sub(r" \1 ", text).strip())
+    if not found or int(found[1]) > 24:
+        return None
+    return int(found[1]), int(found[2]), (found[3] or "").lower()
+
+
+def in_day(hours: int, minutes: int, half: str) -> tuple[int, int]:
+    return (hours % 12 + 12 * (half == "pm") if half else hours), minutes
+
+
+def compare_colons(answer: str, gold: str) -> bool | None:
+    """Equality of ratios and times of day; None where neither has a colon, or a ratio is one of other things.
+
+    Of two texts that may be times neither is a ratio: 3:30 is not 1:10. Beside a number one is a time, and equal to
+    none, if it is no ratio in lowest terms: 3:30 is not 0.1, and 3:4 is 0.75.
+    """
+    if ":" not in answer + gold or r"\{" in answer + gold:  # a set of all x : x > 2
+        return None
+    times = time_of_day(answer), time_of_day(gold)
+    if None not in times:
+        halves = {times[0][2], times[1][2]}
+        if len(halves) == 1 or max(times[0][0], times[1][0]) > 12:
+            return in_day(*times[0]) == in_day(*times[1])
+        return "" in halves and times[0][:2] == times[1][:2]
+    sides = answer.split(":"), gold.split(":")
+    reducible = any(time and gcd(*time[:2]) > 1 for time in times)
+    if any(time and time[2] for time in times) or (reducible and min(map(len, sides)) == 1):
+        return False
+    values = [[number(part) for part in side] for side in sides]
+    if max(map(len, sides)) == 2 and None in values[0] + values[1]:
+        return None  # x:y is x/y
+    if None in values[0] + values[1]:
+        return tight(answer) == tight(gold)
+    (a, *below), (b, *beneath) = values
+    if len(below) == len(beneath):
+        return values[0] == values[1] or (
+            a * b != 0 and all(x * b == y * a for x, y in zip(below, beneath, strict=True))
+        )
+    return max(map(len, sides)) == 2 and a * (beneath or [1])[0] == b * (below or [1])[0] and 0 not in below + beneath
 
 
 def split_units(answer: str, gold: str) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -351,17 +460,48 @@ def may_be_equal(answer: str, gold: str) -> bool:
 # --- Algebra: in worker processes ---------------------------------------------------------------------------------
 
 
-def parsed(text: str) -> list:
-    """What math-verify reads of a normalised text: one expression of sympy, or none."""
-    from math_verify import LatexExtractionConfig, parse
-    from math_verify.parser import NormalizationConfig
+# The letters that latex2sympy takes for something else, by what they are renamed to. It has no i, and I for it.
+RENAMED = {"I": r"\text{capital i}", r"\gamma": r"\text{small gamma}", r"\Gamma": r"\text{capital gamma}"}
+LETTER = re.compile(
+    rf"{WRAPPER}\{{\s*([iI])\s*\}}|(\\[gG]amma)(?![a-zA-Z]|\s*\()|(?:{WRAPPER}|\\(?:hat|vec|begin|end|mathbb)\s*)\{{[^{{}}]*\}}"
+    r"|\\[a-zA-Z]+|([iI])"
+)
+INDEX = re.compile(r"\\sum|\\prod|_\{[^{}]*i|_i|(?<![a-zA-Z])i\s*=")  # where i is one, and no number
 
+
+def has_imaginary(text: str) -> bool:
+    """Whether a normalised text has the letter i, alone or among other letters, and not as an index."""
+    return not INDEX.search(text) and any("i" in found.groups() for found in LETTER.finditer(text))
+
+
+def parsed(text: str, imaginary: bool = False):
+    r"""What latex2sympy reads of a normalised text: an expression of sympy, or None.
+
+    `imaginary`: whether i is the imaginary unit; symbols are real numbers unless it occurs. Capital and small letters
+    are different symbols, and \gamma is one.
+    """
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+    from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
+    from math_verify.parser import get_last_eq
+
+    def renamed(found: re.Match) -> str:
+        letter = found[found.lastindex or 0]
+        return "{I}" if imaginary and letter == "i" else RENAMED.get(letter, letter) if found.lastindex else letter
+
+    text = LETTER.sub(renamed, text.replace("'", r"^{\prime}"))  # which it would leave out
     # Units are ours: math-verify's list has letters such as t, h and c, so that 5t would equal 5.
-    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False)
-    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)]
-    # Without a box around it, a gold such as "6,-6" would be read as 6.
-    text = text.replace("'", r"^{\prime}")  # which it would leave out
-    return parse(f"\\boxed{{{text}}}", config, "no_fallback", parsing_timeout=None)
+    text = normalize_latex(text, NormalizationConfig(basic_latex=True, boxed="none"))
+    for formula in dict.fromkeys((text, get_last_eq(text))):
+        try:
+            return latex2sympy(
+                formula,
+                is_real=None if imaginary else True,
+                normalization_config=None,
+                conversion_config=ConversionConfig(lowercase_symbols=False),
+            )
+        except Exception:  # of many kinds: it cannot read the text
+            continue
+    return None
 
 
 def exact(expression):
@@ -391,14 +531,26 @@ def numerically_equal(gold, answer, *_) -> bool:
     return bool(a.is_finite and difference <= bound * a)
 
 
+def undefined(expression) -> bool:
+    """Whether it divides by zero: no value, and equal to none."""
+    from sympy import nan, preorder_traversal, zoo
+
+    return any(
+        part in (nan, zoo) or (getattr(part, "is_Pow", False) and part.exp.is_negative and part.base.is_zero)
+        for part in preorder_traversal(expression)
+    )
+
+
 def symbolic(answer: str, gold: str) -> bool:
     """Whether math-verify takes them for equal. Can run for ever: to be called where it can be killed."""
     from math_verify import grader, verify
 
     grader.sympy_numeric_eq = numerically_equal
-    (answer, _), (gold, _) = split_units(normalise(answer), normalise(gold))
-    read = parsed(gold), parsed(answer)
-    return bool(all(read) and verify(*read, timeout_seconds=None))
+    grader.sympy_compare_symbols = grader.sympy_symbolic_eq  # its own takes \Omega for \omega
+    answer, gold = (listed(text) for text, _ in split_units(normalise(answer), normalise(gold)))
+    imaginary = has_imaginary(gold) or has_imaginary(answer)
+    read = parsed(gold, imaginary), parsed(answer, imaginary)
+    return not any(side is None or undefined(side) for side in read) and verify(*read, timeout_seconds=None)
 
 
 def same_reading(gold: str) -> bool:
@@ -407,4 +559,4 @@ def same_reading(gold: str) -> bool:
 
     text = split_unit(normalise(gold))[0]
     value, read = number(text), parsed(text)
-    return not read or numerically_equal(read[0], Rational(value.numerator, value.denominator))
+    return read is None or numerically_equal(read, Rational(value.numerator, value.denominator))
