@@ -10,11 +10,16 @@ a decimal equals an irrational number within a millionth of it, and never across
 Nothing here evaluates text. math-verify reads LaTeX with a grammar that has no calls, and hands nothing but the digits
 of a number to sympy's parser, which does evaluate. Its other reader, for plain expressions, is not used.
 
-Leniencies that remain: "50%" equals 50 and 0.5; a base, a currency or a unit that only one side states is ignored by
-the other (1010_2 and 1010, 5 cm and 5, 5', which is five feet, and 5), and a pound is money and a weight; of a chain
-"5=18" the last part counts; sums and unsimplified forms are right (9+9 for 18), and so is a set in braces that names an
-element twice; (1,2) passes for the list 1,2, [5,5] for 5, and 5\approx 6 for 5. A choice counts by its letter where the
-gold answer has no text.
+Words beside numbers are compared in their order, never as products: "8 remainder 3" is not "6 remainder 4". A colon is
+that of a ratio or of a time of day. Capital letters are other symbols than small ones, and i is the imaginary unit
+where it is no index.
+
+Leniencies that remain: "50%" equals 50 and 0.5; a base, a currency, a unit or what is counted is ignored where only one
+side states it (1010_2 and 1010, 5 cm and 5, 5\text{ eggs} and 5, 5', which is five feet, and 5), and a pound is money
+and a weight; a time without "am" or "pm" is that of either half of the day; of a chain "5=18" the last part counts;
+sums and unsimplified forms are right (9+9 for 18, 4:6 for 2:3), and so is a set in braces that names an element twice;
+(1,2) passes for the list 1,2, [5,5] for 5, and 5\approx 6 for 5. A choice counts by its letter where the gold answer
+has no text.
 """
 
 import re
@@ -40,13 +45,22 @@ LABEL_WORDS = ("answer", "\u7b54\u6848")
 HEADING_START = re.compile(r"[ \t]*(?:#{1,6}[ \t]*|\*\*|__)[*_]*(?:the |your |final |correct |my )*$", re.IGNORECASE)
 HEADING_END = re.compile(r"[ \t*_#]{0,9}\r?\n")
 # "the answer is 5": counts where there is no mark.
+SAID_WORDS = ("answer", "correct option", "correct choice", "right option", "right choice", "\u7b54\u6848")
 SENTENCE = re.compile(
-    r"(?: to [^.:\n]{1,80}?| choice| option)?\**[ \t]+(?:is|are|equals|would be|must be|will be)[ \t]+"
-    r"(?:therefore |thus |then |simply |indeed |equal to |approximately )?",
+    r"(?: to [^.:\n]{1,80}?| choice| option)?\**[ \t]+(?:is|are|equals|(?:would|must|will|should|has to|ought to) be)"
+    r"(?:[ \t]+|[ \t]*\r?\n\s*(?=\\\[|\\\(|\$|\\begin|```|[-0-9]))"
+    r"(?:therefore |thus |then |simply |indeed |equal to |approximately )?"
+    r"|[ \t]*(?:\u5e94\u8be5|\u5e94)?(?:\u662f|\u4e3a|\u7b49\u4e8e)[ \t]*",
     re.IGNORECASE,
 )
 AROUND_VALUE = re.compile(rf"(?:[\s*}}]|__|{TAG})*", re.IGNORECASE)
-BEHIND_VALUE = re.compile(rf"(?:{TAG}|[ \t\r*]|__)+\.?$", re.IGNORECASE)
+BEHIND_VALUE = re.compile(  # ticks and the boxes at the end of a proof too
+    rf"(?:{TAG}|[ \t\r*\u2713\u2714\u2705\u2611\ufe0f\u25a0\u25a1\u25fb\u220e]|__)+\.?$", re.IGNORECASE
+)
+OPEN_ANSWER, CLOSED_ANSWER = (re.compile(f"<{slash}answer>", re.IGNORECASE) for slash in ("", "/"))
+OPEN_THOUGHT, CLOSED_THOUGHT = (
+    re.compile(rf"<{slash}(?:think|thinking|thought)>|\[{slash}THINK\]", re.IGNORECASE) for slash in ("", "/")
+)
 BLOCKS = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "```": "```"}
 ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}")
 NEXT_SENTENCE = re.compile(r"(?<=[^A-Z(.\s])\.\**\s+(?=[A-Z])")  # not behind the letter of a choice
@@ -67,14 +81,18 @@ def braced(text: str, start: int) -> str | None:
     return None
 
 
+def last_match(pattern: re.Pattern, text: str, start: int = 0) -> re.Match | None:
+    found = None
+    for found in pattern.finditer(text, start):  # noqa: B007  the last one is wanted
+        pass
+    return found
+
+
 def last_box(text: str) -> re.Match | None:
     r"""The last \boxed or \fbox with something in it."""
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     box = BOX.match(text, start) if start >= 0 else None
-    if box is None and start >= 0:
-        for box in BOX.finditer(text, 0, start):  # noqa: B007  the last one is wanted
-            pass
-    return box
+    return last_match(BOX, text[:start]) if box is None and start >= 0 else box
 
 
 def value_of(text: str, start: int) -> str | None:
@@ -101,7 +119,7 @@ def value_of(text: str, start: int) -> str | None:
 
 def trimmed(value: str) -> str:
     """A value without what a writer puts around it: decoration, and further sentences that take nothing back."""
-    value = value.partition("</answer>")[0]
+    value = CLOSED_ANSWER.split(value, maxsplit=1)[0]
     value = BEHIND_VALUE.sub("", value.strip())
     if value.endswith("}") and value.count("}") > value.count("{"):  # of \textbf{Answer: 5}
         value = value[:-1]
@@ -114,11 +132,22 @@ def trimmed(value: str) -> str:
 
 def said(text: str) -> str | None:
     """What the last "answer is" of a text says; None without one."""
-    lower, end = text.lower(), len(text)
-    while len(lower) == len(text) and (end := lower.rfind("answer", 0, end)) >= 0:
-        if sentence := SENTENCE.match(text, end + len("answer")):
-            return value_of(text, sentence.end())
-    return None
+    lower, ends = small(text), [-1]
+    for word in SAID_WORDS:
+        at = len(text)
+        while (at := lower.rfind(word, 0, at)) >= 0:
+            if sentence := SENTENCE.match(text, at + len(word)):
+                ends.append(sentence.end())
+                break
+    return value_of(text, max(ends)) if max(ends) >= 0 else None
+
+
+def small(text: str) -> str:
+    """The text in small letters, all of them where they were."""
+    lower = text.lower()
+    if len(lower) != len(text):  # of letters whose small form is longer
+        lower = "".join(c.lower() if c.isascii() else c for c in text)
+    return lower
 
 
 def last_label(text: str, start: int, headlines: bool = False) -> int | None:
@@ -126,9 +155,7 @@ def last_label(text: str, start: int, headlines: bool = False) -> int | None:
 
     `headlines`: whether a "####" counts that reads like the head of a section.
     """
-    lower = text.lower()
-    if len(lower) != len(text):  # of letters whose small form is longer
-        lower = "".join(c.lower() if c.isascii() else c for c in text)
+    lower = small(text)
     found = max(label_end(text, lower, word, start) for word in LABEL_WORDS)
     end = len(text)
     while (end := text.rfind("####", max(start, found), end)) >= 0:
@@ -170,10 +197,13 @@ def find_answer(text: str) -> tuple[str | None, bool]:
     The last mark counts, whatever its kind: \boxed{} or \fbox{}; <answer></answer>; a label ("Answer:", decorated or
     not, a heading "Answer", "####"), whose value is the line behind it or the block of mathematics or code. Without
     any, what "the answer is" says, or the whole text. A mark that never closes is a text that was cut off: no answer.
-    Only what comes after the last </think> counts, and nothing while a <think> is open.
+    Only what comes after the last </think> counts, and nothing while a <think> is open; <thinking>, <thought> and
+    [THINK] are the same.
     """
-    text = visible(text).rpartition("</think>")[2]
-    if "<think>" in text:
+    text = visible(text)
+    if thought := last_match(CLOSED_THOUGHT, text):
+        text = text[thought.end() :]
+    if OPEN_THOUGHT.search(text):
         return None, True
     answer, marked, start = None, False, 0
     if box := last_box(text):
@@ -182,11 +212,11 @@ def find_answer(text: str) -> tuple[str | None, bool]:
         if answer is None:
             return None, True
         start = box.start(1) + len(answer) + 2 * (box[1] == "{")
-    if (tag := text.rfind("<answer>", start)) >= 0:
-        answer, closed, _ = text[tag + len("<answer>") :].partition("</answer>")
+    if tag := last_match(OPEN_ANSWER, text, start):
+        closed = CLOSED_ANSWER.search(text, tag.end())
         if not closed:
             return None, True
-        marked, start = True, tag + len("<answer>") + len(answer)
+        marked, answer, start = True, text[tag.end() : closed.start()], closed.start()
     if (label := last_label(text, start)) is not None:
         marked, answer = True, value_of(text, label)
     if not marked:
@@ -324,7 +354,7 @@ def compare_forms(answer: str, gold: str) -> bool | None:
         percent = (unit == "%") - (gold_unit == "%")
         return a == b or (percent == 1 and a == 100 * b) or (percent == -1 and 100 * a == b)
     if has_words(answer) or has_words(gold):
-        return phrases(answer) == phrases(gold) or phrases(whole[0]) == phrases(whole[1])
+        return phrases(answer) == phrases(gold) or any(read(whole[0]) == read(whole[1]) for read in (phrase, phrases))
     return None if may_be_equal(listed(answer), listed(gold)) else False
 
 
@@ -367,23 +397,24 @@ def folded(word: str) -> str:
     return word.casefold() if is_cased(word) and (word[1:].islower() or word.isupper()) else word
 
 
+def phrase(text: str) -> list:
+    """What a text consists of, in its order: numbers by value, words without case, units by one name; no "and"."""
+    return [
+        Fraction(item) if item[0].isdecimal() else UNITS.get(item, folded(item))
+        for item in PHRASE.findall(WRAPPED.sub(r" \1 ", text))
+        if item != "and"
+    ]
+
+
 def phrases(text: str) -> list[list]:
-    """The parts of a list as what they consist of, numbers by value, words without case and units by one name."""
-    return sorted(
-        (
-            [
-                Fraction(item) if item[0].isdecimal() else UNITS.get(item, folded(item))
-                for item in PHRASE.findall(WRAPPED.sub(r" \1 ", part))
-            ]
-            for part in in_list(listed(text))
-        ),
-        key=str,
-    )
+    """The parts of a list, in any order."""
+    return sorted((phrase(part) for part in in_list(listed(WRAPPED.sub(r" \1 ", text)))), key=str)
 
 
 # --- Ratios and times of day ---
 
-TIME = re.compile(r"([0-9]{1,2}):([0-5][0-9])\s*([ap]m)?", re.IGNORECASE)
+TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9])|(?=\s*[ap]m))\s*([ap]m)?", re.IGNORECASE)
+TO = re.compile(rf"(?<=[0-9}}])\s*(?:{WRAPPER}\{{\s*to\s*\}}|to(?![a-zA-Z]))\s*")  # of 3 to 4
 
 
 def time_of_day(text: str) -> tuple[int, int, str] | None:
@@ -391,7 +422,7 @@ def time_of_day(text: str) -> tuple[int, int, str] | None:
     found = TIME.fullmatch(WRAPPED.sub(r" \1 ", text).strip())
     if not found or int(found[1]) > 24:
         return None
-    return int(found[1]), int(found[2]), (found[3] or "").lower()
+    return int(found[1]), int(found[2] or 0), (found[3] or "").lower()
 
 
 def in_day(hours: int, minutes: int, half: str) -> tuple[int, int]:
@@ -406,13 +437,16 @@ def compare_colons(answer: str, gold: str) -> bool | None:
     """
     if ":" not in answer + gold or r"\{" in answer + gold:  # a set of all x : x > 2
         return None
+    lefts, (answer, gold) = zip(*(text.rpartition("=")[::2] for text in (answer, gold)), strict=True)
+    if all(lefts) and tight(lefts[0]) != tight(lefts[1]):
+        return None  # a:b = 2:3 and b:a = 2:3
     times = time_of_day(answer), time_of_day(gold)
     if None not in times:
         halves = {times[0][2], times[1][2]}
         if len(halves) == 1 or max(times[0][0], times[1][0]) > 12:
             return in_day(*times[0]) == in_day(*times[1])
         return "" in halves and times[0][:2] == times[1][:2]
-    sides = answer.split(":"), gold.split(":")
+    sides = TO.sub(":", answer).split(":"), TO.sub(":", gold).split(":")
     reducible = any(time and gcd(*time[:2]) > 1 for time in times)
     if any(time and time[2] for time in times) or (reducible and min(map(len, sides)) == 1):
         return False

@@ -244,8 +244,9 @@ def grouped(inner: list[str]) -> str:
 
 
 def wrap(items: list[str], command: str, inner: str) -> None:
-    r"""Put \text{inner} there; a function or a number without it."""
-    if inner.strip() in FUNCTIONS:
+    r"""Put \text{inner} there; a number without it, and a function of something: \text{sec} alone is a second."""
+    behind = next((item for item in reversed(items) if item != " "), "}")
+    if inner.strip() in FUNCTIONS and (behind[0] in "\\({_^" or behind.isalnum()):
         items += [" ", FUNCTIONS[inner.strip()]]
     elif not any(map(str.isalpha, inner)):
         items.extend(reversed(inner))
@@ -535,11 +536,12 @@ def split_unit(text: str, bare: bool = False) -> tuple[str, str]:
     if first := CURRENCY_FIRST.match(text):
         name = "dollar" if "$" in first[2] else UNITS.get(first[2].rstrip("."))
         if name in CURRENCY_NAMES:
-            return first[1] + text[first.end() :], name
+            value, unit = split_unit(text[first.end() :], bare)  # $5 per hour
+            return first[1] + value, name if unit in ("", name) else f"{name} {unit}"
     before, equals, value = text.rpartition("=")
     if equals and CURRENCY_FIRST.match(value.strip()):  # x = $36
         value, unit = split_unit(value, bare)
-        return f"{before}={value}", unit
+        return f"{before}= {value}", unit
     if percent := PERCENT.search(text):
         return text[: percent.start()], "%"
     if base := BASE.search(text):
