@@ -25,6 +25,7 @@ has no text.
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 from math import gcd
 
 from common.spelling import UNITS, WRAPPED, WRAPPER, is_cased, normalise, split_unit, tight, visible
@@ -365,7 +366,7 @@ RUN = re.compile(r"\\[a-zA-Z]+|[^\W\d_]+")
 SHORT_WORDS = frozenset("to in by of at is vs no am pm st nd rd th".split()) | {
     name for name in UNITS if len(name) == 2
 }
-PHRASE = re.compile(r"[0-9]+(?:\.[0-9]+)?|\\?[^\W\d_]+|[^\s,.]")
+PHRASE = re.compile(r"[0-9]*\.?[0-9]+|\\?[^\W\d_]+|[^\s,.]")
 
 
 def listed(text: str) -> str:
@@ -374,20 +375,20 @@ def listed(text: str) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Whether letters are words there and not factors: longer ones with no sign next to them, or before a number.
+    """Whether letters are words there and not factors: several with no sign next to them, or some before a number.
 
     "3 to 4" as a product is "4 to 3", and "8 remainder 3" is "6 remainder 4"; of "3 apples + 2 pears" the sign tells.
     """
     text = WRAPPED.sub(r" \1 ", listed(text))
     for run in RUN.finditer(text):
-        before, after = text[: run.start()], text[run.end() :].lstrip()[:1]
         if run[0][0] == "\\":
             continue
-        if after.isdecimal() and not before.endswith("_"):
+        before, behind = text[: run.start()], text[run.end() :]
+        if behind.lstrip()[:1].isdecimal() and not before.endswith("_"):
             return True
-        word = len(run[0]) > 2 or run[0].lower() in SHORT_WORDS
-        signs = before.rstrip()[-1:] + after
-        if word and not before[-1:].isdecimal() and not any(sign in r"+-*/^_=<>|(){}[\!" for sign in signs):
+        factors = before[-1:].isdecimal() or behind[:1] in ("(", "\\")  # 2abc, gcd(4,6)
+        signed = any(sign in "+-*/^_=<>|{}[!" for sign in before.rstrip()[-1:] + behind.lstrip()[:1])
+        if (len(run[0]) > 2 or run[0].lower() in SHORT_WORDS) and not factors and not signed:
             return True
     return False
 
@@ -400,7 +401,7 @@ def folded(word: str) -> str:
 def phrase(text: str) -> list:
     """What a text consists of, in its order: numbers by value, words without case, units by one name; no "and"."""
     return [
-        Fraction(item) if item[0].isdecimal() else UNITS.get(item, folded(item))
+        Fraction(item) if item[-1].isdecimal() else UNITS.get(item, folded(item))
         for item in PHRASE.findall(WRAPPED.sub(r" \1 ", text))
         if item != "and"
     ]
@@ -450,17 +451,15 @@ def compare_colons(answer: str, gold: str) -> bool | None:
     reducible = any(time and gcd(*time[:2]) > 1 for time in times)
     if any(time and time[2] for time in times) or (reducible and min(map(len, sides)) == 1):
         return False
-    values = [[number(part) for part in side] for side in sides]
-    if max(map(len, sides)) == 2 and None in values[0] + values[1]:
-        return None  # x:y is x/y
-    if None in values[0] + values[1]:
-        return tight(answer) == tight(gold)
-    (a, *below), (b, *beneath) = values
-    if len(below) == len(beneath):
-        return values[0] == values[1] or (
-            a * b != 0 and all(x * b == y * a for x, y in zip(below, beneath, strict=True))
-        )
-    return max(map(len, sides)) == 2 and a * (beneath or [1])[0] == b * (below or [1])[0] and 0 not in below + beneath
+    one, other = ([number(part) for part in side] for side in sides)
+    if None in one + other:  # x:y is x/y
+        return None if max(map(len, sides)) == 2 else tight(answer) == tight(gold)
+    one, other = (side if side[1:] else [*side, Fraction(1)] for side in (one, other))  # a number n is n:1
+    if len(one) != len(other):
+        return False
+    return one == other or (
+        one[0] * other[0] != 0 and all(a * other[0] == b * one[0] for a, b in zip(one, other, strict=True))
+    )
 
 
 def split_units(answer: str, gold: str) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -494,7 +493,7 @@ def may_be_equal(answer: str, gold: str) -> bool:
 # --- Algebra: in worker processes ---------------------------------------------------------------------------------
 
 
-# The letters that latex2sympy takes for something else, by what they are renamed to. It has no i, and I for it.
+# Letters that latex2sympy takes for something else, by what they are renamed to: I is its imaginary unit, and i is not.
 RENAMED = {"I": r"\text{capital i}", r"\gamma": r"\text{small gamma}", r"\Gamma": r"\text{capital gamma}"}
 LETTER = re.compile(
     rf"{WRAPPER}\{{\s*([iI])\s*\}}|(\\[gG]amma)(?![a-zA-Z]|\s*\()|(?:{WRAPPER}|\\(?:hat|vec|begin|end|mathbb)\s*)\{{[^{{}}]*\}}"
@@ -508,6 +507,7 @@ def has_imaginary(text: str) -> bool:
     return not INDEX.search(text) and any("i" in found.groups() for found in LETTER.finditer(text))
 
 
+@lru_cache(maxsize=256)  # the gold of a group's answers is one
 def parsed(text: str, imaginary: bool = False):
     r"""What latex2sympy reads of a normalised text: an expression of sympy, or None.
 
@@ -519,8 +519,10 @@ def parsed(text: str, imaginary: bool = False):
     from math_verify.parser import get_last_eq
 
     def renamed(found: re.Match) -> str:
-        letter = found[found.lastindex or 0]
-        return "{I}" if imaginary and letter == "i" else RENAMED.get(letter, letter) if found.lastindex else letter
+        if found.lastindex is None:
+            return found[0]
+        letter = found[found.lastindex]
+        return "{I}" if imaginary and letter == "i" else RENAMED.get(letter, letter)
 
     text = LETTER.sub(renamed, text.replace("'", r"^{\prime}"))  # which it would leave out
     # Units are ours: math-verify's list has letters such as t, h and c, so that 5t would equal 5.

@@ -140,7 +140,10 @@ COMMANDS = {  # one name for what has several
     ( \langle, ) \rangle, \to \rightarrow, \arcsin \asin, \arccos \acos, \arctan \atan""".split(",")
     for name in group.split()
 }
-ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\overline": 1, **{f"\\{name}": 1 for name in WRAPPERS}}
+FONTS = frozenset(f"\\{name}" for name in WRAPPERS)
+ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\overline": 1, **dict.fromkeys(FONTS, 1)}
+NO_ARGUMENTS = frozenset("{})],;&=+-*/^_|")
+DIGITS = frozenset("0123456789")
 # A function without a backslash counts where something follows that it can be of: ln 2, sin x, but not a log cabin.
 TOKEN = re.compile(
     rf"\\[a-zA-Z]+|\\.|(?<![\\a-zA-Z])(?:{'|'.join(FUNCTIONS)})(?=\s*(?:[\\({{0-9^_]|[a-zA-Z](?![a-zA-Z])))|.",
@@ -178,9 +181,6 @@ def pop_number(items: list[str], signed: bool = False) -> str:
     return digits
 
 
-DIGITS = frozenset("0123456789")
-
-
 def pop_arguments(items: list[str], count: int) -> list[str] | None:
     """Take the next `count` items that are no spaces, without their braces; None, and nothing, if there are fewer."""
     at, found = len(items), []
@@ -192,9 +192,6 @@ def pop_arguments(items: list[str], count: int) -> list[str] | None:
             found.append(items[at][1:-1] if items[at][0] == "{" else items[at])
     del items[at:]
     return found
-
-
-NO_ARGUMENTS = frozenset("{})],;&=+-*/^_|")
 
 
 def arranged(text: str) -> str:
@@ -223,16 +220,13 @@ def arranged(text: str) -> str:
         elif token in "^_":
             items.append(token + script(items, token, one_digit=token + before == "_\\log"))
         elif token in ARGUMENTS and (found := pop_arguments(items, ARGUMENTS[token])):
-            if token in WRAPPED_BY:
+            if token in FONTS:
                 wrap(items, token, found[0])
             else:
                 items.append(token + "".join(f"{{{argument.strip()}}}" for argument in found))
         else:
             items.append(token)
     return "".join(reversed(items))
-
-
-WRAPPED_BY = frozenset(f"\\{name}" for name in WRAPPERS)
 
 
 def grouped(inner: list[str]) -> str:

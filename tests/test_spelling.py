@@ -437,6 +437,9 @@ DIFFERENT = [
     (r"\lfloor x\rfloor", "x"),
     # further pairs
     ("a:b = 2:3", "b:a = 2:3"),
+    ("3 dogs (4 cats)", "4 dogs (3 cats)"),
+    (".5 red balls", "5 red balls"),
+    ("1:2:3", "1"),
     ("2 x 3", "3 x 2"),
     ("6:00 PM", "7 PM"),
     ("6 AM", "6 PM"),

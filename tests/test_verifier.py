@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ from common import maths
 from common.maths import as_number, compare, final_answer, split_unit
 from common.problems import Problem
 from common.tasks import load_task
+from common.text import opens_thought, silent_ids
 from common.verifier import CHECKERS, Verdict, Verifier
 
 VERIFIER = Verifier(timeout=20.0, workers=1)  # one for all tests: its worker takes seconds to start
@@ -140,6 +142,18 @@ def boxed(answer: str, gold: str) -> Verdict:
 )
 def test_final_answer(text, answer):
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize("mark", ["<think>", "<thinking>", "<THOUGHT>", "[THINK]"])
+def test_marks_of_thought_stay_in_decoded_text(mark):
+    """A tokenizer may have them as special tokens; without them "3</think>4" would be 34."""
+    closed = mark[0] + "/" + mark[1:]
+    tokens = {i: SimpleNamespace(content=text, special=True) for i, text in enumerate(["<eos>", mark, closed])}
+    tokenizer = SimpleNamespace(
+        added_tokens_decoder=tokens, decode=lambda ids: "".join(tokens[i].content for i in ids) + "\n"
+    )
+    assert silent_ids(tokenizer) == {0}
+    assert [opens_thought(tokenizer, [0, i]) for i in (0, 1, 2)] == [False, True, False]
 
 
 # --- Countdown --------------------------------------------------------------------------------------------------
