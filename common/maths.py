@@ -427,6 +427,7 @@ def time_of_day(text: str) -> tuple[int, int, str] | None:
 
 
 def in_day(hours: int, minutes: int, half: str) -> tuple[int, int]:
+    """The time with its hours counted from midnight, as far as "am" or "pm" tell."""
     return (hours % 12 + 12 * (half == "pm") if half else hours), minutes
 
 
@@ -443,10 +444,8 @@ def compare_colons(answer: str, gold: str) -> bool | None:
         return None  # a:b = 2:3 and b:a = 2:3
     times = time_of_day(answer), time_of_day(gold)
     if None not in times:
-        halves = {times[0][2], times[1][2]}
-        if len(halves) == 1 or max(times[0][0], times[1][0]) > 12:
-            return in_day(*times[0]) == in_day(*times[1])
-        return "" in halves and times[0][:2] == times[1][:2]
+        one_half = "" in {times[0][2], times[1][2]}  # 7:45 may be that of the morning or of the evening
+        return in_day(*times[0]) == in_day(*times[1]) or (one_half and times[0][:2] == times[1][:2])
     sides = TO.sub(":", answer).split(":"), TO.sub(":", gold).split(":")
     reducible = any(time and gcd(*time[:2]) > 1 for time in times)
     if any(time and time[2] for time in times) or (reducible and min(map(len, sides)) == 1):

@@ -282,6 +282,8 @@ SAME = [
     (r"5\ ", "5"),
     # further pairs
     ("a:b = 2:3", "2:3"),
+    ("12:30 AM", "0:30"),
+    (r"\mathbf{(1,2)}", "(1,2)"),
     ("a:b = 4:6", "a:b=2:3"),
     (r"5\text{ sec}", "5"),
     (r"5\text{ sec}", "5 seconds"),
@@ -437,6 +439,11 @@ DIFFERENT = [
     (r"\lfloor x\rfloor", "x"),
     # further pairs
     ("a:b = 2:3", "b:a = 2:3"),
+    ("12:30 AM", "12:30 PM"),
+    ("8:30", "8:03"),
+    (r"2\text{ kg }3\text{ g}", r"3\text{ kg }2\text{ g}"),
+    ("2x 3y", "3x 4y"),
+    (r"0.\overline{36}", r"0.3\overline{6}"),
     ("3 dogs (4 cats)", "4 dogs (3 cats)"),
     (".5 red balls", "5 red balls"),
     ("1:2:3", "1"),
