@@ -7,8 +7,9 @@ from itertools import accumulate
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common import InputError
+from common.maths import CLOSED_ANSWER, CLOSED_THOUGHT, OPEN_ANSWER, OPEN_THOUGHT
 
-MARK = re.compile(r"</?(think|answer)>")  # tags that part a response into reasoning and answer
+MARKS = (OPEN_THOUGHT, CLOSED_THOUGHT, OPEN_ANSWER, CLOSED_ANSWER)  # that part a response into reasoning and answer
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], **template_options: object) -> list[int]:
@@ -58,12 +59,12 @@ def silent_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     Some tokenizers have <think> and </think> as special tokens, and would decode "3</think>4" to "34".
     """
     special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return {i for i, content in special.items() if not MARK.fullmatch(content)}
+    return {i for i, content in special.items() if not any(mark.fullmatch(content) for mark in MARKS)}
 
 
 def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int]) -> bool:
     """Whether the prompt ends inside the response's reasoning, as templates of reasoning models do it."""
-    return tokenizer.decode(prompt_ids[-8:]).rstrip().endswith("<think>")
+    return re.search(rf"(?:{OPEN_THOUGHT.pattern})\s*$", tokenizer.decode(prompt_ids[-8:]), re.IGNORECASE) is not None
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -143,7 +143,7 @@ def check_exact(text: str, gold: str) -> tuple[bool, str | None]:
     if len(answer) > MAX_WORDS:
         return False, answer
     words = re.split(r"[\s,;]+", plain(answer))
-    return words == gold.split() or normalise(answer) == gold, answer
+    return words == gold.split() or (len(answer) <= MAX_LENGTH and normalise(answer) == gold), answer
 
 
 def check_math(text: str, gold: str) -> tuple[bool | None, str | None]:

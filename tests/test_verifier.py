@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ from common import maths
 from common.maths import as_number, compare, final_answer, split_unit
 from common.problems import Problem
 from common.tasks import load_task
+from common.text import opens_thought, silent_ids
 from common.verifier import CHECKERS, Verdict, Verifier
 
 VERIFIER = Verifier(timeout=20.0, workers=1)  # one for all tests: its worker takes seconds to start
@@ -97,8 +99,29 @@ def boxed(answer: str, gold: str) -> Verdict:
         (r"<think> maybe \boxed{4}", None),
         (r"<think> a </think> \boxed{4} <think> b", None),
         (r"\boxed{4}</think>Answer: 5", "5"),
+        (r"<thinking>\boxed{4}</thinking>5", "5"),
+        (r"<thought>\boxed{4}</thought>5", "5"),
+        (r"<THINK>\boxed{4}</THINK>5", "5"),
+        (r"[THINK]\boxed{4}[/THINK]5", "5"),
+        (r"[THINK]\boxed{4}", None),
+        (r"<thought>\boxed{4}", None),
+        # sentences
+        ("The answer is\n\\[18\\]", "\\[18\\]"),
+        ("The answer is\n$$18$$", "$$18$$"),
+        ("The answer is\n\n18\nas was to be shown", "18"),
+        ("The answer is\nnot known", "The answer is\nnot known"),
+        ("The correct option is B.", "B."),
+        ("The correct choice is (B).", "(B)."),
+        ("The answer should be 5.", "5."),
+        ("\u7b54\u6848\u662f5", "5"),
+        ("The correct option is C. No, the answer is D", "D"),
+        ("The answer is C. No, the correct option is D", "D"),
         # marks
         ("3 * 14 = 42\n#### 42", "42"),
+        ("<Answer>5</Answer>", "5"),
+        ("<ANSWER>5", None),
+        ("Answer: 18 \u2713", "18"),
+        ("Answer: **18** \u2705", "18"),
         ("#### 1,234\nthat is all", "1,234"),
         ("#### 1\n#### 2", "2"),
         ("#### ", None),
@@ -119,6 +142,18 @@ def boxed(answer: str, gold: str) -> Verdict:
 )
 def test_final_answer(text, answer):
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize("mark", ["<think>", "<thinking>", "<THOUGHT>", "[THINK]"])
+def test_marks_of_thought_stay_in_decoded_text(mark):
+    """A tokenizer may have them as special tokens; without them "3</think>4" would be 34."""
+    closed = mark[0] + "/" + mark[1:]
+    tokens = {i: SimpleNamespace(content=text, special=True) for i, text in enumerate(["<eos>", mark, closed])}
+    tokenizer = SimpleNamespace(
+        added_tokens_decoder=tokens, decode=lambda ids: "".join(tokens[i].content for i in ids) + "\n"
+    )
+    assert silent_ids(tokenizer) == {0}
+    assert [opens_thought(tokenizer, [0, i]) for i in (0, 1, 2)] == [False, True, False]
 
 
 # --- Countdown --------------------------------------------------------------------------------------------------
@@ -520,6 +555,13 @@ def test_prose_is_no_answer_to_algebra(response):
         ("4210_{5}", ("4210", "base 5")),
         (r"50\%", ("50", "%")),
         (r"\$36", ("36", "dollar")),
+        (r"\$36\text{ per hour}", ("36", "dollar hour^-1")),
+        (r"x = \$36", ("x = 36", "dollar")),
+        (r"5\text{ red marbles}", ("5", "red marble")),
+        (r"5\text{ million}", (r"5\text{ million}", "")),
+        (r"10\text{ am}", (r"10\text{ am}", "")),
+        ("5^{\\text{th}}", ("5", "th")),
+        (r"10\mathrm{Mg}", (r"10\mathrm{Mg}", "")),
         ("x_2", ("x_2", "")),
     ],
 )
