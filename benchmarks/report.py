@@ -29,6 +29,11 @@ def plus_minus(values: Iterable[float]) -> str:
     return f"{values.mean():.3f}" + (f" ± {spread(values):.3f}" if len(values) > 1 else "")
 
 
+def number_word(count: int, one: str) -> str:
+    """3 seeds, 1 seed."""
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
 def student_p(t: float, freedom: int) -> float:
     """Two-sided p-value of Student's t, degrees of freedom a whole number (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan(abs(t) / math.sqrt(freedom))

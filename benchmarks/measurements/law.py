@@ -100,12 +100,14 @@ def guess(steps: np.ndarray, entropy: np.ndarray, reward: np.ndarray, share: flo
 def kept_runs(rows: Path) -> list[dict]:
     """The records of all finished runs of the two regimes, as benchmarks.collapse wrote them; none of the tuning's.
 
-    By regime, arm and seed, a method before its controls.
+    By regime, arm and seed, a method before its controls. Without those whose rewards are coin tosses, as these tell
+    nothing of what is learned or lost.
     """
     place = {arm: number for number, arm in enumerate(ARMS)}
     kept = []
     for regime in REGIMES:
         records = [json.loads(path.read_text()) for path in (rows / regime).glob("*.json")]
+        records = [record for record in records if record["flags"].get("reward_mode") != "random"]
         kept += sorted(records, key=lambda record: (place[record["arm"]], record["seed"]))
     return kept
 

@@ -20,6 +20,7 @@ from benchmarks.judging import (
 )
 from benchmarks.methods import METHODS
 from benchmarks.readings import MARGINS, STOPPED, Regime, ends, load_group, ranks
+from benchmarks.report import number_word
 
 
 def listed(arms: Sequence[str], most: int = 6) -> str:
@@ -28,11 +29,6 @@ def listed(arms: Sequence[str], most: int = 6) -> str:
     if len(quoted) > most:
         quoted[most - 1 :] = [f"{len(quoted) - most + 1} more"]
     return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + (quoted[-1] if quoted else "none")
-
-
-def number_word(count: int, one: str) -> str:
-    """3 seeds, 1 seed."""
-    return f"{count} {one}{'s' * (count != 1)}"
 
 
 def of_runs(runs: Regime) -> Iterator[str]:

@@ -82,6 +82,6 @@ if __name__ == "__main__":
         console.print(f"[bold]step {step}, {name}:[/bold] {text}")
     if not found:
         console.print("nothing looks wrong")
-    if evidence.applies(args):
+    if evidence.applies(args) and evidence.has_limits(learned):
         console.print(f"limits of recovery and signs of destruction: {evidence.where_from(learned)}", style="dim")
     raise SystemExit(bool(found))
