@@ -46,6 +46,11 @@ def student_p(t: float, freedom: int) -> float:
     return max(0.0, 1 - inside)
 
 
+def correlation_p(correlation: float, count: int) -> float:
+    """Two-sided p-value of a correlation of so many pairs, of values or of ranks, by Student's t."""
+    return student_p(correlation * math.sqrt((count - 2) / max(1 - correlation**2, 1e-12)), count - 2)
+
+
 @cache
 def student_t(freedom: int, level: float = 0.05) -> float:
     """The t beyond which, on both sides together, Student's distribution has `level`: by halving, to a billionth."""

@@ -128,8 +128,9 @@ def guesses_of(records: Iterable[dict]) -> list[dict]:
 
 PAGE = """# The law R = -a exp(H) + b
 
-Written by `python -m benchmarks.law` from the runs under `runs`; what is fitted and guessed stands at its head. Errors
-are absolute differences to the reward measured at the end of a run: mean ± standard deviation over runs.
+Written by `python -m benchmarks.law` from the runs under `runs`, but for those whose rewards are coin tosses; what is
+fitted and guessed stands at its head. Errors are absolute differences to the reward measured at the end of a run: mean
+± standard deviation over runs.
 
 {sentences}
 
