@@ -304,7 +304,7 @@ def draw_runs(groups: list[Group]) -> Figure:
         axis.plot((min(ends), max(ends)), (row, row), color=group.color, linewidth=1.4)
         axis.plot(np.mean(ends), row, "o", color=group.color)
     axis.set_yticks(range(len(groups)), [group.label for group in groups], fontsize=9)
-    axis.invert_yaxis()
+    axis.set_ylim(len(groups) - 0.5, -0.5)  # the first one on top
     axis.grid(visible=False, axis="y")
     axis.set(title="Held-out pass@1", xlabel="at the end (dotted: before)")
     return figure

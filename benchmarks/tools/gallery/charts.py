@@ -127,11 +127,11 @@ def sparkline(outcome: str, mine: Sequence[Run], base: Sequence[Run], top: float
 def verdicts(judged: list[Judged]) -> list[tuple[str, str, str, str]]:
     """Promise, "read here as", effect and verdict of each; nothing is promised of a plain outcome.
 
-    An outcome that a promise has read in the same way is not said again.
+    An outcome that a promise has read at the same place is not said again.
     """
-    promised = {one.words for one in judged if one.claim and one.found}
+    promised = {one.found.words for one in judged if one.claim and one.found}
     return [
         (one.claim.promise if one.claim else "", one.words, number(one.found), one.verdict)
         for one in judged
-        if one.claim or one.words not in promised
+        if one.claim or not one.found or one.found.words not in promised
     ]
