@@ -101,23 +101,20 @@ def judged_by(runs: dict[str, Regime], rows: Sequence[Judged]) -> list[Judged]:
 
     Of an inactive method what it selects counts all the same.
     """
-    state = {(one.regime, one.arm): True for one in rows}
-    state |= {key: activity_of(runs[key[0]], *key)[0] for key in state if key[1] in runs[key[0]]}
-    about_selection = [bool(one.claim and one.claim.outcome.startswith("share of selected")) for one in rows]
-    rows = [
-        replace(one, counts=state[one.regime, one.arm] or about)
-        for one, about in zip(rows, about_selection, strict=True)
-    ]
+    keys = {(one.regime, one.arm) for one in rows if one.arm in runs[one.regime]}
+    inactive = {(regime, arm) for regime, arm in keys if not activity_of(runs[regime], regime, arm)[0]}
+
+    def counts(one: Judged) -> bool:
+        about_selection = bool(one.claim and one.claim.outcome.startswith("share of selected"))
+        return about_selection or (one.regime, one.arm) not in inactive
+
+    def marks(one: Judged) -> str:
+        gone = runs[one.regime].destroyed(one.arm)
+        return INACTIVE * (not one.counts) + DESTROYED * gone if one.found else ""
+
+    rows = [replace(one, counts=counts(one)) for one in rows]
     verdicts = judge([one.asked for one in rows])
-    return [
-        replace(
-            one,
-            verdict=word
-            + INACTIVE * bool(one.found and not one.counts)
-            + DESTROYED * bool(one.found and runs[one.regime].destroyed(one.arm)),
-        )
-        for one, word in zip(rows, verdicts, strict=True)
-    ]
+    return [replace(one, verdict=word + marks(one)) for one, word in zip(rows, verdicts, strict=True)]
 
 
 def promises(runs: dict[str, Regime]) -> list[Judged]:
