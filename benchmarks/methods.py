@@ -68,6 +68,7 @@ class Claim:
     direction: int = 1  # -1: the promise is less; 0: there is none, and it is judged as higher or lower
     target: float = 0.0  # of an outcome that is a distance from it
     arm: str = ""  # that it is read on, where tuning took another setting of the method than the promise speaks of
+    no_less: bool = False  # the promise is to lose nothing: held against minus the outcome's margin instead of 0
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,11 @@ class Method:
     # that show whether the method is active, and what the paper says.
     arms: dict[str, Arm] = field(default_factory=dict)
     knob: tuple[str, tuple] | None = None
-    active: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()  # empty: by definition
+    starts: dict[str, float] = field(default_factory=dict)  # of these, bounds -> where each begins and does nothing
     inert_at_one_update: str = ""  # why it does nothing at one update per rollout, if so
     trained_on: str = ""  # where that is not the task that it is evaluated on, which it may forget
+    reward_of: str = ""  # its training's reward is a mean of these, if not of what the policy draws as problems come
     one_update: bool = False  # per rollout, by definition and without a flag: its runs stand in both regimes
     claims: tuple[Claim, ...] = ()
 
@@ -116,7 +119,7 @@ def better(base: str) -> Claim:
 
 
 def as_good(base: str) -> Claim:
-    return Claim("as good at k = 1", "pass@1", base)
+    return Claim("as good at k = 1", "pass@1", base, no_less=True)
 
 
 def reaches_further(base: str, reading: str = "equal steps") -> Claim:
@@ -347,8 +350,8 @@ METHODS = {
         },
         knob=("positive_weight", (0.1, 0.3)),
         claims=(
-            Claim("keeps pass@k at large k", "pass@32", "grpo"),
-            Claim("as good at k = 1", "pass@1", "grpo"),
+            Claim("keeps pass@k at large k", "pass@32", "grpo", no_less=True),
+            as_good("grpo"),
             *keeps_entropy("grpo"),
         ),
     ),
@@ -376,7 +379,7 @@ METHODS = {
         tried=({"kp": 0.0, "ki": 0.0}, {"kp": 30.0}, {"kp": 0.5, "ki": 1.0}, {"high_prob_threshold": 1.0}),
         masks={"likely": "l"},
         arms={"entropic": Arm(TOKENS)},
-        active=("algo/alpha", "algo/authority"),
+        active=("algo/alpha",),
         knob=("kp", (1.0, 10.0)),
         claims=(holds_target("grpo", 0.25), better("grpo")),
     ),
@@ -457,7 +460,7 @@ METHODS = {
         statuses={"c": "its ratio has left the bounds: no gradient, but for that of the likelihood of right responses"},
         arms={"vapo": Arm(MIXED_HIGHER)},
         knob=("gae_alpha", (0.3, 1.5)),
-        active=("algo/lambda_mean", "algo/explained_variance"),
+        active=("algo/explained_variance",),
         claims=(
             Claim("less entropy than DAPO at the end", "entropy", MIXED_HIGHER, direction=-1),
             better(MIXED_HIGHER),
@@ -1005,7 +1008,7 @@ METHODS = {
         arms={"qae": Arm("dapo")},
         knob=("baseline_quantile", (0.4, 0.6)),
         active=("algo/zero_advantage_ratio",),
-        claims=(better("dapo"), Claim("as good with many samples", "pass@32", "dapo")),
+        claims=(better("dapo"), Claim("as good with many samples", "pass@32", "dapo", no_less=True)),
     ),
     "unlikeliness": Method(
         family="sample weight",
@@ -1029,7 +1032,6 @@ METHODS = {
             "unlikeliness, random rank": Arm(flags={"random_rank": True}),
         },
         knob=("rank_coef", (0.25, 0.5)),
-        active=("algo/right_rank",),
         claims=(reaches_further("grpo"), reaches_further("grpo", "equal reward")),
     ),
     "entropy_advantage": Method(
@@ -1136,6 +1138,7 @@ METHODS = {
         arms={"bapo": Arm(TOKENS)},
         knob=("positive_share", (0.4, 0.5)),
         active=("algo/clip_low", "algo/clip_high"),
+        starts={"algo/clip_low": 0.6, "algo/clip_high": 1.2},
         claims=(*keeps_entropy(TOKENS), better(TOKENS)),
     ),
     "cw_grpo": Method(
@@ -1460,7 +1463,7 @@ METHODS = {
         },
         arms={"cuts": Arm()},
         knob=("cuts_ratio", (0.25, 0.5)),
-        active=("algo/cuts_reward", "algo/plain_reward"),
+        reward_of="responses of which a part is drawn evenly from likely words",
         claims=(
             Claim("fewer groups of equal rewards", "share of groups of equal rewards", "grpo", direction=-1),
             better("grpo"),
@@ -1551,7 +1554,8 @@ METHODS = {
         },
         knob=("cov_ratio", (0.02, 0.1)),
         active=("algo/low_kl", "algo/high_kl"),
-        claims=(*keeps_entropy(MIXED), better(MIXED), reaches_further(MIXED)),
+        reward_of="problems that come easy first",
+        claims=(keeps_entropy(MIXED)[0], better(MIXED), reaches_further(MIXED)),
     ),
     "advanced": Method(
         family="controller",
@@ -1584,6 +1588,7 @@ METHODS = {
         },
         knob=("kl_cov_ratio", (0.02, 0.1)),
         active=("algo/selected_ratio", "algo/alpha"),
+        reward_of="problems that come easy first",
         claims=(holds_target("kl_cov", 0.25), reaches_further("kl_cov"), as_good("kl_cov")),
     ),
 }

@@ -29,6 +29,11 @@ def plus_minus(values: Iterable[float]) -> str:
     return f"{values.mean():.3f}" + (f" ± {spread(values):.3f}" if len(values) > 1 else "")
 
 
+def number_word(count: int, one: str) -> str:
+    """3 seeds, 1 seed."""
+    return f"{count} {one}{'s' * (count != 1)}"
+
+
 def student_p(t: float, freedom: int) -> float:
     """Two-sided p-value of Student's t, degrees of freedom a whole number (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan(abs(t) / math.sqrt(freedom))
@@ -39,6 +44,11 @@ def student_p(t: float, freedom: int) -> float:
         term *= cosine**2 * (i + 1) / (i + 2)
     inside = 2 / math.pi * (angle + math.sin(angle) * cosine * total) if odd else math.sin(angle) * total
     return max(0.0, 1 - inside)
+
+
+def correlation_p(correlation: float, count: int) -> float:
+    """Two-sided p-value of a correlation of so many pairs, of values or of ranks, by Student's t."""
+    return student_p(correlation * math.sqrt((count - 2) / max(1 - correlation**2, 1e-12)), count - 2)
 
 
 @cache

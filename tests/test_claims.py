@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import claims, figures, judging, sentences
 from benchmarks.claims import Args
-from benchmarks.collapse import ARMS, ON_POLICY, REGIMES, encode
+from benchmarks.collapse import ARMS, EVERY, ON_POLICY, REGIMES, active_columns, encode
 from benchmarks.judging import Judged
 from benchmarks.methods import METHODS, Claim
 from benchmarks.readings import STOPPED, Effect, Variances, load
@@ -18,14 +18,18 @@ from tests.test_readings import record
 
 
 def keep(rows: Path, arm: str, seeds: int = 3, regime: str = "off-policy", **training) -> None:
-    """Runs of an arm; those of clip_cov end with one more of four samples right, and with a bit more entropy."""
+    """Runs of an arm, active; those of clip_cov end with one more of four samples right, and a bit more entropy."""
     for seed in range(1, seeds + 1):
         right = [[2, 1], [3, 2], [4 if arm == "clip_cov" else 3, 1]]
-        columns = {
-            "entropy": 0.2 + 0.001 * seed * (arm == "clip_cov"),
-            "length": 14.0,
-            "policy_entropy": 0.25,
-        } | training
+        columns = (
+            dict.fromkeys(active_columns(EVERY[arm][0]), 0.5)
+            | {
+                "entropy": 0.2 + 0.001 * seed * (arm == "clip_cov"),
+                "length": 14.0,
+                "policy_entropy": 0.25,
+            }
+            | training
+        )
         one = record(right, arm, seed, **columns) | {"torch": "2.0", "group": regime, "steps": 100}
         for evaluation in one["evaluations"]:
             evaluation["entropy"] = 0.3
@@ -57,7 +61,7 @@ def test_any_part_of_the_runs_makes_a_page(tmp_path: Path) -> None:
     text = made(tmp_path)
     promised = text.partition("## All promises")[2].partition("## Off-policy")[0]
     assert len(re.findall(r"\n\| o", promised)) == 8 and "| nsr |" not in promised
-    assert re.search(r"base: \d+ off-policy, 26 on-policy, of \d+ promises in all", promised)
+    assert re.search(r"base: \d+ off-policy, 29 on-policy, of \d+ promises in all", promised)
     assert re.search(
         r"\| opo \| better at equal steps \| pass@1 at step 100, less grpo \| \+0\.000 \| 1 \| one seed", text
     )
@@ -179,7 +183,17 @@ def test_seeds_are_due_where_three_do_not_decide(tmp_path: Path) -> None:
         one = json.loads(path.read_text())
         one["training"]["entropy"] = [0.18 + 0.02 * one["seed"]] * 20
         path.write_text(json.dumps(one))
-    assert judging.seeds_due(load(rows)["off-policy"]) == ["maxrl (entropy)"]
+    assert judging.seeds_due(load(rows)["off-policy"], "off-policy") == ["maxrl (entropy)"]
+    (rows / "on-policy").mkdir()
+    for arm in ("grpo", "opefo"):  # which makes one update: its fair comparison is there
+        for seed in (1, 2, 3):
+            keep(rows, arm, 1, "on-policy", entropy=0.18 + 0.02 * seed if arm == "opefo" else 0.2)
+            path = rows / "on-policy" / f"{arm}-s1.json"
+            one = json.loads(path.read_text()) | {"seed": seed}
+            path.with_name(f"{arm}-seed{seed}.json").write_text(json.dumps(one))
+            path.unlink()
+    assert judging.seeds_due(load(rows)["on-policy"], "on-policy") == ["opefo (entropy)"]
+    assert "- on-policy, two more seeds are due for: opefo (entropy)." in made(tmp_path)
 
 
 def test_destroyed_and_ended_runs_are_shown(tmp_path: Path) -> None:
@@ -248,7 +262,10 @@ def test_groups_beside_the_regimes_have_tables_of_their_own(tmp_path: Path) -> N
         return page.partition("## All promises")[2].partition("## Off-policy")[0]
 
     assert promised(text) == promised(usual)
-    assert "From GRPO's checkpoint (pass@1 0.38) `nsr` ends at 0.50 where GRPO goes on to 0.50; 0 of 2 runs" in text
+    assert (
+        "From GRPO's checkpoint (pass@1 0.38) `nsr` ends at 0.50 where GRPO goes on to 0.50 (no effect); 0 of 2 runs"
+        in text
+    )
 
 
 def test_who_ends_highest_is_said_of_arms_with_as_many_seeds(tmp_path: Path) -> None:
@@ -275,10 +292,26 @@ def test_it_is_said_whether_entropy_goes_with_what_many_samples_find(tmp_path: P
         lost = 10 if arm == "sapo" else 9 - index
         one["flags"]["eval_samples"], one["evaluations"][-1]["right"] = 64, encode([12, 12 - lost])
         path.write_text(json.dumps(one))
-    far = "the farthest off is `sapo`, with an entropy of 0.20 and pass@32 of"
+    far = "The farthest off is `sapo`, with an entropy of 0.20 and pass@32 of"
     assert re.search(
         rf"Over 10 arms that keep a policy, entropy at the end correlates \+0\.45 with .*{far}", made(tmp_path)
     )
+
+
+def test_correlations_are_given_at_equal_samples_too(tmp_path: Path) -> None:
+    """Arms of more entropy end worse at k = 1, as they draw less; where all have drawn as much they are alike."""
+    for index, arm in enumerate([arm for arm in ARMS if ", " not in arm and arm not in ("opo", "heal")][:10]):
+        drawn = [(20 - index) * step for step in range(5, 101, 5)]
+        keep(tmp_path / "rows", arm, 1, entropy=0.1 + 0.01 * index, samples=drawn)
+        path = tmp_path / "rows" / "off-policy" / f"{arm}-s1.json"
+        one = json.loads(path.read_text())
+        one["flags"]["eval_samples"] = 64
+        for evaluation in one["evaluations"]:  # 0.1 for each thousand samples
+            evaluation["right"] = encode([round(0.0064 * (20 - index) * evaluation["step"])] * 2)
+        path.write_text(json.dumps(one))
+    [said] = sentences.of_entropy(load(tmp_path / "rows")["off-policy"])
+    assert re.search(r"and -0\.99 with pass@1 \(Spearman\); where each has drawn 1,100 samples, ", said)
+    assert "with pass@1, which is not told from 0." in said
 
 
 def test_the_law_is_said_of_runs_that_are_long_enough(tmp_path: Path) -> None:
@@ -366,18 +399,109 @@ def test_a_verdict_that_needs_the_other_arms_says_so(tmp_path: Path) -> None:
 
 
 def test_what_a_destroyed_policy_keeps_is_not_counted_as_reproduced() -> None:
-    def judged(arm: str, verdict: str) -> Judged:
+    def judged(arm: str, verdict: str, promise: str = "more", **about: str) -> Judged:
         found = Effect(0.3, 0.2, 0.4, 0.01, 3, "entropy", variances=Variances(3, 1e-4))
-        return Judged("off-policy", arm, "grpo", found, verdict, Claim("", "entropy"))
+        return Judged("off-policy", arm, "grpo", found, verdict, Claim(promise, "entropy"), **about)
 
     some = [
-        judged("clip_cov", "reproduced"),
+        judged("clip_cov", "reproduced", "steady (abstract)"),
+        judged("maxrl", "reproduced", alone="inconclusive"),
+        judged("sapo", "reproduced"),
         judged("nsr", "reproduced, small, policy destroyed"),
-        judged("nsr", "contradicted, policy destroyed"),
+        judged("nsr", "contradicted, policy destroyed", "as good"),
         judged("dapo", "inconclusive"),
+        judged("bapo", "inconclusive, inactive here", counts=False),
     ]
     [said] = sentences.of_promises(some)
     assert said.startswith(
-        "Of 4 promises with two or more seeds, 1 is reproduced (`clip_cov`), 1 is reproduced by a destroyed policy "
-        "(`nsr`), 1 is contradicted (`nsr`), 1 is inconclusive"
+        "Of 6 promises with two or more seeds (1 more are of methods that are inactive there), 3 are reproduced (2 of "
+        "them also by the variance of their own seeds alone, as first planned): *more* (`maxrl` and `sapo`), *steady* "
+        "(`clip_cov`); 1 is reproduced by a destroyed policy: *more* (`nsr`); 1 is contradicted: *as good* (`nsr`); 1 "
+        "is inconclusive"
     )
+
+
+def test_what_a_hundred_seeds_would_not_decide_is_counted() -> None:
+    """Whether it is the problems that are few, or the seeds that would have to be more."""
+    share = "share of selected tokens with A < 0, less 1/2"
+    found = [
+        Effect(0.0, -1, 1, 0.5, 3, outcome, variances=Variances(3, 1e-4, of))
+        for outcome, of in ((share, 0), ("pass@1", 1))
+    ]
+    some = [Judged("off-policy", "dapo", "", one, "inconclusive", Claim("", one.outcome)) for one in found]
+    [said] = sentences.of_promises(some)
+    assert said.endswith("2 are inconclusive; for 2 of these a hundred seeds would not do.")
+
+
+def test_a_method_that_does_nothing_keeps_no_promise(tmp_path: Path) -> None:
+    """bapo's entropy is 0.3 above its base's, while its bounds stand where they start: it is not by them."""
+    rows = tmp_path / "rows"
+    for seed in (3, 2, 1):
+        keep(rows, "grpo, token mean", seed, entropy=0.2 + 0.001 * seed)
+        keep(rows, "bapo", seed, entropy=0.5 + 0.001 * seed, **{"algo/clip_low": 0.6, "algo/clip_high": 1.2})
+
+    def judged() -> dict[str, Judged]:
+        return {o.claim.reading: o for o in judging.promises(load(rows)) if o.found and o.claim.outcome == "entropy"}
+
+    idle = judged()["equal steps"]
+    assert idle.verdict == "inconclusive, inactive here" and not idle.counts and judging.would_take(idle, 1) == ""
+    assert judging.number_of_tests(judging.promises(load(rows))) == 0 and not [*sentences.of_promises([idle])]
+    text = made(tmp_path)
+    assert "| inactive here: clip_low 0.6 (start 0.6), clip_high 1.2 (start 1.2) |" in text
+    table = judging.against_bases(load(rows)["off-policy"], "off-policy")["bapo", "grpo, token mean"]
+    assert [one.verdict.endswith(judging.INACTIVE) for one in table] == [True] * 4
+    for seed in (3, 2, 1):
+        keep(rows, "bapo", seed, entropy=0.5 + 0.001 * seed, **{"algo/clip_low": 0.7, "algo/clip_high": 1.2})
+    assert judged()["equal steps"].verdict == "reproduced"
+
+
+def test_what_an_inactive_method_selects_counts_all_the_same(tmp_path: Path) -> None:
+    for arm in ("kl_cov", "grpo, mixed groups"):
+        keep(
+            tmp_path / "rows", arm, 3, "on-policy", **{"algo/selected_ratio": 0.02, "algo/selected_negative_ratio": 0.9}
+        )
+    found = {one.claim.outcome: one for one in judging.promises(load(tmp_path / "rows")) if one.found}
+    share = found.pop("share of selected tokens with A < 0, less 1/2")
+    assert share.verdict == "contradicted" and share.counts
+    assert found and all(one.verdict.endswith(judging.INACTIVE) and not one.counts for one in found.values())
+
+
+def test_what_makes_one_update_by_definition_stands_on_policy_too(tmp_path: Path) -> None:
+    """And off-policy it is said what its rows are held against."""
+    for arm in ("grpo", "opefo"):
+        keep(tmp_path / "rows", arm, 2, "on-policy")
+    keep(tmp_path / "rows", "grpo", 2)
+    text = made(tmp_path)
+    promised, _, rest = text.partition("## Off-policy")
+    off, _, on = rest.partition("## On-policy")
+    assert promised.count("| on-policy | opefo |") == promised.count("| off-policy | opefo |") == 3
+    assert "| opefo | grpo | 2 |" in on and "\n| opefo | 2 |" in on.partition("### Family")[0]
+    words = "`opo` and `opefo` make one update by definition (learning rate 0.0003); their rows here hold them against"
+    assert words in promised and words in off and words not in on
+    assert "\n| opefo | 2 |" not in off.partition("### Family")[0]
+
+
+def test_the_tuned_knob_is_shown_beside_its_effects(tmp_path: Path) -> None:
+    for arm in ("grpo", "sapo", "gmpo", "maxrl"):
+        keep(tmp_path / "rows", arm, 1)
+    for arm, knob, value in (("sapo", "tau_pos", 5.0), ("gmpo", "clip_ratio_high", 0.05)):
+        path = tmp_path / "rows" / "off-policy" / f"{arm}-s1.json"
+        one = json.loads(path.read_text())
+        one["flags"][knob] = value
+        path.write_text(json.dumps(one))
+    cells = dict(re.findall(r"\n\| (sapo|gmpo|maxrl) \| grpo \|.*\| ([^|]*) \| [^|]* \|(?=\n)", made(tmp_path)))
+    assert cells["sapo"] == "tau_pos 5.0" and cells["gmpo"] == "clip_ratio_high default"
+    assert judging.tuned_knob(load(tmp_path / "rows")["off-policy"], "sapo") == ("tau_pos", 5.0, 20.0)
+    assert judging.tuned_knob(load(tmp_path / "rows")["off-policy"], STOPPED) is None
+
+
+def test_grpo_stopped_at_its_best_has_the_length_that_it_had_there(tmp_path: Path) -> None:
+    """Of 100 steps the best evaluation is that of step 50."""
+    keep(tmp_path / "rows", "grpo", 1, length=[12.0] * 10 + [16.0] * 10)
+    path = tmp_path / "rows" / "off-policy" / "grpo-s1.json"
+    one = json.loads(path.read_text())
+    one["evaluations"][-1]["right"] = encode([1, 1])
+    path.write_text(json.dumps(one))
+    table = made(tmp_path, "READINGS.md").partition("### Secondary outcomes")[2]
+    lengths = dict(re.findall(r"\n\| (grpo[^|]*) \| [^|]+ \| [^|]+ \| ([^|]+) \|", table))
+    assert lengths == {"grpo": "16.000", STOPPED: "12.000"}

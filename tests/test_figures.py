@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from PIL import Image, ImageColor
 
 from benchmarks import figures
+from benchmarks.collapse import ARMS, active_columns
 from benchmarks.judging import against_bases
 from benchmarks.methods import METHODS
 from benchmarks.readings import Regime, Run, read
@@ -26,8 +27,8 @@ def runs() -> Regime:
     fall = np.linspace(0, 0.1, 20)  # the windows of a record of 100 steps
 
     def run(arm: str, seed: int) -> Run:
-        entropy = [*start.get(arm, 0.2) - fall]
-        return read(record(passed.get(arm, [[2, 1], [3, 2], [3, 3]]), arm, seed, entropy=entropy))
+        columns = dict.fromkeys(active_columns(ARMS[arm][0]), 0.5) | {"entropy": [*start.get(arm, 0.2) - fall]}
+        return read(record(passed.get(arm, [[2, 1], [3, 2], [3, 3]]), arm, seed, **columns))
 
     arms = ("grpo", "grpo, mixed groups", "clip_cov", "maxrl", "nsr")
     return Regime({arm: {seed: run(arm, seed) for seed in (1, 2)} for arm in arms})
@@ -168,11 +169,37 @@ def test_the_figure_of_effects_has_a_mark_for_each_method(runs: Regime, drawn: l
     assert figure.axes[-1].child_axes[0].get_yticklabels()[1].get_text() == "less grpo, mixed groups (2)"
 
 
+def test_bands_are_from_the_lowest_to_the_highest(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:
+    """A mean less a deviation would be below 0, which a log axis has not: of 0.01 and 0.2 it is -0.03."""
+    for seed, entropy in ((1, 0.01), (2, 0.2)):
+        runs["maxrl"][seed] = read(record([[2, 1]] * 3, "maxrl", seed, entropy=entropy))
+    figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)
+    figure = drawn[3 + [*figures.FIGURES].index("entropy")]
+    edges = figure.axes[0].collections[-1].get_paths()[0].vertices[:, 1]
+    assert (edges.min(), edges.max()) == pytest.approx((0.01, 0.2))
+    for name in ("entropy", "coverage"):
+        figure = drawn[3 + [*figures.FIGURES].index(name)]
+        assert figure.get_suptitle().endswith("band: from the lowest to the highest seed")
+
+
+def test_marks_that_are_not_drawn_are_not_in_the_title(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:
+    for seeds in (2, 1):
+        runs["maxrl"] = {seed: runs["maxrl"][seed] for seed in range(1, seeds + 1)}
+        drawn.clear()
+        figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)
+        assert drawn[2].get_suptitle().endswith("grey: margin" + ", cross: one seed" * (seeds == 1))
+
+
+def test_marks_lie_above_the_grid() -> None:
+    assert figures.STYLE["axes.axisbelow"] is True
+
+
 def test_a_few_methods_far_off_do_not_stretch_the_frame_of_effects(
     runs: Regime, drawn: list[Figure], tmp_path: Path
 ) -> None:
     """An arrow in the colour of those that keep a policy."""
-    far = [read(record([[2, 1], [3, 2], [3, 3]], "sapo", seed, entropy=0.9)) for seed in (1, 2)]
+    acts = {"algo/gate_mean": 0.5}
+    far = [read(record([[2, 1], [3, 2], [3, 3]], "sapo", seed, entropy=0.9, **acts)) for seed in (1, 2)]
     runs |= {"sapo": dict(enumerate(far, 1))}
     figures.effects(against_bases(runs, "off-policy"), "title", tmp_path / "effects.png")
     entropy = drawn[0].axes[3]

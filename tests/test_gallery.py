@@ -32,7 +32,9 @@ from benchmarks.gallery.pages import (
     ordered,
     pages,
 )
-from benchmarks.readings import load
+from benchmarks.judging import Judged
+from benchmarks.methods import Claim
+from benchmarks.readings import Effect, load
 from tests import sync
 from tests.test_claims import keep
 
@@ -550,14 +552,50 @@ def test_all_that_is_judged_is_on_the_page(compared: dict) -> None:
 
     promised = len(methods.method("kl_cov").claims)
     found = verdicts("kl_cov")
-    assert len(found) == 2 * promised + 2 * len(charts.MARGINS)
+    alike = {"entropy", "pass@1", "pass@32"}  # which promises read at the end beside the same base
+    assert len(found) == 2 * promised + 2 * len(charts.MARGINS) - len(alike)
     assert found[2] == ["better at equal steps", "pass@1 at step 100, less grpo, mixed groups", *found[2][2:]]
     assert found[2][2:] == ["+0.000 (+0.000 to +0.000)", "no effect"]
-    assert [row[1].partition(" at")[0] for row in found[promised : promised + 4]] == [*charts.MARGINS]
-    assert found[promised + 4][1] == f"pass@1 at step 100, less {CONTROL}"
+    assert next(row[:2] for row in found if not row[0]) == ["", "coverage at step 100, less grpo, mixed groups"]
+    assert len({row[1] for row in found[:-promised]}) == len(found) - promised  # nothing twice
+    assert found[promised + 1][1] == f"pass@1 at step 100, less {CONTROL}"
     assert {row[3] for row in found[-promised:]} == {"not run"}
     assert {row[3] for row in verdicts("nsr")} == {"one seed", "not run"} and verdicts("grpo") == []
     assert {row[3] for row in verdicts("opo")} == {"not run"}
+
+
+def test_what_a_promise_has_read_is_not_said_again() -> None:
+    """Whatever it was held against."""
+
+    def one(words: str, verdict: str, claim: Claim | None = None) -> Judged:
+        return Judged("off-policy", "qae", "dapo", Effect(0.1, 0.0, 0.2, 0.01, 3, "pass@32", words), verdict, claim)
+
+    kept = Claim("as good with many samples", "pass@32", "dapo", no_less=True)
+    some = [
+        one("pass@32 at step 400", "reproduced", kept),
+        one("pass@32 at step 400", "higher"),
+        one("coverage", "higher"),
+    ]
+    assert [row[:2] for row in charts.verdicts(some)] == [
+        ("as good with many samples", "pass@32 at step 400: above -0.04"),
+        ("", "coverage"),
+    ]
+
+
+def test_the_tuned_flag_is_said_above_the_curves(tmp_path: Path) -> None:
+    everything = algorithms.load_all()
+    for value, words in ((5.0, "default 20.0"), (20.0, "its default")):
+        keep(tmp_path, "sapo", 1)
+        path = tmp_path / "off-policy" / "sapo-s1.json"
+        run = json.loads(path.read_text())
+        run["flags"]["tau_pos"] = value
+        path.write_text(json.dumps(run))
+        runs = load(tmp_path)
+        [part, _] = curves(everything["sapo"], runs, judged_by_method(runs))
+        assert part["knob"] == ("tau_pos", value, 20.0)
+        context = algorithm_page(everything["sapo"], everything, [part])
+        page = site.render("algorithm.html", root="../", algorithms=NAMES, **context)
+        assert f"Run with <code>--tau-pos {value}</code> ({words}), tuned on another seed." in page
 
 
 def test_missing_results_are_said(tmp_path: Path) -> None:

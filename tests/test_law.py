@@ -18,11 +18,13 @@ def falling(half: float = 60.0) -> np.ndarray:
     return 0.9 * 0.5 ** (STEPS / half)
 
 
-def keep(place: Path, arm: str, seed: int, entropy: np.ndarray, reward: np.ndarray, group: str = "off-policy") -> None:
+def keep(
+    place: Path, arm: str, seed: int, entropy: np.ndarray, reward: np.ndarray, group: str = "off-policy", **flags: str
+) -> None:
     """A finished run's file, with what the law reads."""
     training = {"step": STEPS.tolist(), "entropy": entropy.tolist(), "reward": [*reward[:-1].tolist(), None]}
     (place / group).mkdir(parents=True, exist_ok=True)
-    record = {"arm": arm, "group": group, "seed": seed, "training": training}
+    record = {"arm": arm, "group": group, "seed": seed, "training": training, "flags": flags}
     (place / group / f"{arm}-s{seed}.json").write_text(json.dumps(record))
 
 
@@ -94,6 +96,12 @@ def test_kept_runs_are_in_the_order_of_methods(tmp_path: Path) -> None:
         keep(tmp_path, arm, seed, falling(), falling(), group)
     kept = [(record["arm"], record["seed"]) for record in law.kept_runs(tmp_path)]
     assert kept == [("grpo", 1), ("clip_cov", 1), ("clip_cov", 2), ("clip_cov, random selection", 1), ("dapo", 1)]
+
+
+def test_coin_tosses_are_no_evidence(tmp_path: Path) -> None:
+    keep(tmp_path, "grpo", 1, falling(), falling())
+    keep(tmp_path, "grpo, random reward", 1, falling(), falling(), reward_mode="random")
+    assert [record["arm"] for record in law.kept_runs(tmp_path)] == ["grpo"]
 
 
 def test_page_of_none(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from benchmarks import methods
 from benchmarks.collapse import ROWS
 from benchmarks.explore import STATUSES
 from benchmarks.methods import FAMILIES, LEVERS, METHODS
-from benchmarks.readings import OUTCOMES, READINGS, load_group
+from benchmarks.readings import OUTCOMES, READINGS, can_be_read, column, load_group
 from tests import sync
 
 ARMS = {arm for record in METHODS.values() for arm in record.arms}
@@ -51,6 +52,32 @@ def test_a_promised_target_is_that_of_the_runs() -> None:
         assert target in (values if knob == "target_entropy" else (default,))
         for run in kept.get(name, {}).values():
             assert run.record["flags"].get("target_entropy", default) == target
+
+
+def test_a_promise_of_as_much_is_none_of_more() -> None:
+    """It is held against minus the margin, and a promise of more is not."""
+    claims = [claim for record in METHODS.values() for claim in record.claims if claim.direction]
+    kept = [claim for claim in claims if re.search(r"\bas good\b|\bkeeps\b|\bthe same\b", claim.promise)]
+    assert len(kept) >= 7 and all(claim.no_less == (claim in kept) for claim in claims)
+    assert all(OUTCOMES[claim.outcome] > 0 and claim.direction == 1 for claim in kept)
+
+
+def test_a_promise_is_read_where_the_reading_means_something() -> None:
+    for name, record in METHODS.items():
+        assert all(can_be_read(name, claim.base, claim.reading) for claim in record.claims)
+
+
+def test_what_shows_a_method_active_can_fail_to() -> None:
+    """A bound begins where it does nothing, and has to leave that; a level that is never 0 shows nothing."""
+    for name, record in METHODS.items():
+        bounds = {key for key in record.active if re.match("algo/clip_(low|high)$", key)}
+        assert {*record.starts} == bounds
+        assert not [key for key in record.active if re.search(r"reward|algo/lambda_|_rank$|authority", key)]
+        args = importlib.import_module(f"algos.{name}").Args()
+        for key, start in record.starts.items():
+            side = -args.clip_ratio_low if key.endswith("low") else args.clip_ratio_high
+            assert start == pytest.approx(1 + side)
+            assert all(column(run.record, key)[0] == start for run in load_group(ROWS, "off-policy")[name].values())
 
 
 def test_arms_are_told_apart() -> None:

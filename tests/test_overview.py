@@ -99,6 +99,14 @@ def test_a_word_for_several_promises(some_runs: Path, verdicts: list[str], expec
     assert overview.verdict(ALGORITHMS["dapo"], mine, judged) == expected
 
 
+def test_a_method_that_does_nothing_is_called_so(tmp_path: Path) -> None:
+    for arm in ("bapo", "grpo, token mean"):
+        keep(tmp_path, arm, 3, **{"algo/clip_low": 0.6, "algo/clip_high": 1.2})
+    assert (cards(tmp_path)["bapo"].verdict, cards(tmp_path)["bapo"].words) == ("inactive", "inactive here")
+    keep(tmp_path, "bapo", 3, **{"algo/clip_low": 0.7})
+    assert cards(tmp_path)["bapo"].words == "no effect"
+
+
 def test_small_curves_say_their_numbers(some_runs: Path) -> None:
     """The mean over seeds with GRPO's behind, over the same range for all; no line leaves the picture."""
     found = cards(some_runs)

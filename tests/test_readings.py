@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from benchmarks import readings
 from benchmarks.collapse import encode
 from benchmarks.readings import (
     STOPPED,
+    Asked,
     Effect,
     Prior,
     Regime,
     Variances,
     activity,
+    can_be_read,
     effect,
     effect_of,
     holm,
@@ -140,6 +143,34 @@ def test_equal_reward() -> None:
     found = effect(runs, "dapo", "grpo", "entropy", "equal reward")
     assert found.words == "entropy where reward reaches 0.30, less grpo"  # which grpo has from its 25th step on
     assert found.mean == pytest.approx(0.4 - 0.02 * 10 + 0.02 - 0.2)  # dapo: windows 8 to 12
+
+
+@pytest.mark.parametrize(
+    ("arm", "base", "means"),
+    [
+        ("dapo", "grpo", True),
+        (STOPPED, "grpo", True),
+        ("heal", "heal, no bonus", True),  # both train on another task
+        ("heal, no bonus", "grpo", False),
+        ("grpo, random reward", "grpo", False),
+        ("grpo, random reward", "grpo, random reward, wide above", False),  # a coin toss is a reward of nothing
+        ("cuts", "grpo", False),
+        ("sent", "grpo, mixed groups", False),
+        ("sent", "sent, random selection", True),
+    ],
+)
+def test_rewards_are_equal_where_they_are_of_one_thing(arm: str, base: str, means: bool) -> None:
+    assert can_be_read(arm, base, "equal reward") == means and can_be_read(arm, base, "equal samples")
+    runs = Regime({name: {seed: read(record([[1, 1]] * 2, seed=seed)) for seed in (1, 2)} for name in (arm, base)})
+    assert bool(effect(runs, arm, base, "entropy", "equal reward")) == means and effect(runs, arm, base, "entropy")
+
+
+def test_where_arms_end_or_were_after_as_many_samples() -> None:
+    """dapo has drawn grpo's samples of 100 steps after 50."""
+    runs = two_arms(entropy=[float(step) for step in range(20)])
+    runs["dapo"] = {1: read(record([[4, 4], [2, 2], [3, 3]], samples=[20 * step for step in range(5, 101, 5)]))}
+    assert readings.ends(runs)["dapo"]["pass@1"] == 0.75 and readings.ends(runs, 1000)["dapo"]["pass@1"] == 0.5
+    assert readings.ends(runs)["grpo"] == readings.ends(runs, 1000)["grpo"]
 
 
 def test_best_evaluation_of_each() -> None:
@@ -431,21 +462,52 @@ def seen(low: float, high: float, seeds: int = 5) -> Effect:
     ],
 )
 def test_verdict(low: float, high: float, adjusted: float, direction: int, expected: str) -> None:
-    assert verdict(seen(low, high), adjusted, direction, 0.02) == expected
+    assert verdict(Asked(seen(low, high), direction), adjusted) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "adjusted", "expected"),
+    [
+        (-0.01, 0.005, 0.05, "reproduced"),  # above -0.02, whatever it is beside 0, and small is what was promised
+        (0.03, 0.05, 0.05, "reproduced"),
+        (-0.01, 0.03, 0.051, "inconclusive"),
+        (-0.01, 0.01, 0.051, "no effect"),
+        (-0.03, -0.01, 0.05, "inconclusive"),  # below 0 and not told from the margin: it may be lost or not
+        (-0.05, -0.03, 0.05, "contradicted"),
+    ],
+)
+def test_a_promise_to_lose_nothing_is_held_against_the_margin(
+    low: float, high: float, adjusted: float, expected: str
+) -> None:
+    assert verdict(Asked(seen(low, high), 1, no_less=True), adjusted) == expected
+
+
+def test_p_value_beside_the_margin() -> None:
+    """Differences of 0.01 and 0.03 are 0.04 above -0.02, four times their error."""
+    found = replace(effect_of(np.array([[0.01], [0.03]])), outcome="pass@1")
+    assert Asked(found, 1).p == found.p == pytest.approx(student_p(2, 1))
+    assert Asked(found, 1, no_less=True).p == pytest.approx(student_p(4, 1))
+    assert math.isnan(Asked(found, 1, counts=False).p) and math.isnan(Asked(None, no_less=True).p)
+    assert seeds_for(found, 0.02, 0.05, -0.02) < seeds_for(found, 0.02, 0.05)
 
 
 def test_without_seeds_there_is_no_verdict() -> None:
-    assert verdict(None, NAN, 1, 0.02) == "not run"
-    assert verdict(effect_of(np.full((1, 3), 0.4)), NAN, 1, 0.02) == "one seed"
-    assert verdict(effect_of(np.full((2, 1), NAN)), NAN, 1, 0.02) == "not measured"
+    assert verdict(Asked(None, 1), NAN) == "not run"
+    one, nothing = (
+        replace(effect_of(values), outcome="pass@1") for values in (np.full((1, 3), 0.4), np.full((2, 1), NAN))
+    )
+    assert verdict(Asked(one, 1), NAN) == "one seed" and verdict(Asked(nothing, 1), NAN) == "not measured"
 
 
 def test_a_table_is_judged_as_a_whole() -> None:
     """An effect that is significant by itself is not beside many others."""
-    tests = [(Effect(0.04, 0.01, 0.07, 0.02, 5, "pass@1"), 1)]
+    clear = Effect(0.04, 0.01, 0.07, 0.02, 5, "pass@1")
+    tests, none = [Asked(clear, 1)], Effect(0.0, -0.01, 0.01, 0.9, 5, "pass@1")
     assert readings.judge(tests) == ["reproduced"]
-    others = [(Effect(0.0, -0.01, 0.01, 0.9, 5, "pass@1"), 1), (None, 1), (Effect(0.1, NAN, NAN, NAN, 1, "pass@1"), 1)]
+    others = [Asked(none, 1), Asked(None, 1), Asked(Effect(0.1, NAN, NAN, NAN, 1, "pass@1"), 1)]
     assert readings.judge(tests + 2 * others) == ["inconclusive", *(2 * ["no effect", "not run", "one seed"])]
+    apart = [Asked(one, 1, counts=False) for one in (none, none, clear)]  # which neither costs the others nor is told
+    assert readings.judge(tests + apart) == ["reproduced", "no effect", "no effect", "inconclusive"]
 
 
 # --- Activity ---------------------------------------------------------------------------------------------------------
@@ -462,11 +524,15 @@ def test_a_table_is_judged_as_a_whole() -> None:
         ("algo/coef", 0.0, False),
         ("algo/alpha", -0.1, True),  # a coefficient may be of either sign
         ("algo/alpha", None, False),
+        ("algo/clip_high", 1.2005, False),  # a bound that hardly leaves its start
+        ("algo/clip_high", 1.19, True),
+        ("algo/explained_variance", 0.0009, False),
+        ("algo/explained_variance", 0.4, True),
     ],
 )
 def test_activity(column: str, value: float | None, active: bool) -> None:
     run = read(record([[1, 1]] * 2, active=[column], **{column: [value] * 10}))
-    found, words = activity({1: run}, [column])
+    found, words = activity({1: run}, [column], {"algo/clip_high": 1.2})
     assert found == active and words.startswith("inactive here: ") != active
     assert column.removeprefix("algo/") in words
 
@@ -477,3 +543,5 @@ def test_one_active_column_is_enough_and_every_run_has_to_be() -> None:
     idle = read(record([[1, 1]] * 2, active=both, **(both | {"algo/masked_high_ratio": 0.0})))
     assert activity({1: run}, [*both])[0] and not activity({1: run, 2: idle}, [*both])[0]
     assert activity({1: run}, []) == (True, "by definition")
+    begun = read(record([[1, 1]] * 2, active=["algo/clip_low"], **{"algo/clip_low": [0.6, 0.7] * 5}))
+    assert activity({1: begun}, ["algo/clip_low"], {"algo/clip_low": 0.6}) == (True, "clip_low 0.65 (start 0.6)")

@@ -208,22 +208,44 @@ def test_methods_beside_the_toy(tmp_path: Path) -> None:
     assert {arm for by_arm in both.values() for arm in by_arm} == {"kl_cov"}
     assert both["entropy"]["kl_cov"] == (pytest.approx([0.06, 0.06]), pytest.approx([0.15, 0.05]))
     assert both["pass@1"]["kl_cov"] == (pytest.approx([0.25, 0.25]), pytest.approx([-0.1, 0.0]))
-    said = real_collapse.same_side(both)
-    assert "in entropy 1 of 1; in reward 0 of 0; in pass@1 0 of 1 (not kl_cov)" in said
+    said = real_collapse.told_apart(both, 8)
+    assert said == (
+        "Of 4 differences to a base on the real model 0 are told from 0 by a 95 % interval (2 seeds, 8 problems; 0.2 "
+        "would be by chance): none."
+    )
+    clear = {"pass@1": {"grpo, mixed groups": ([-0.04, -0.06], [0.2, 0.21, 0.22]), "nsr": ([0.1], [0.0, 0.1])}}
+    said = real_collapse.told_apart(clear, 8)
+    assert "differences to a base on the real model 1 are told from 0" in said
+    assert said.endswith(": `grpo, mixed groups` in pass@1 (+0.21, on the toy -0.05).")
+    settings = real_collapse.other_settings(["kl_cov"], toy)
+    assert settings.endswith("have other settings than on the toy: `kl_cov` (kl_cov_ratio 0.1, there 0.02).")
+    toy["kl_cov"][1].record["flags"]["kl_cov_ratio"] = 0.1
+    assert real_collapse.other_settings(["kl_cov"], toy) == ""
     real_collapse.draw_beside_toy(both, tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size > 10_000
     assert real_collapse.toy_section(tmp_path, "sums", "off-policy", groups, tmp_path / "no rows") == ""
     assert real_collapse.toy_section(tmp_path, "sums", "vllm", groups) == ""
 
 
+def test_two_evaluations_are_no_curve(tmp_path: Path) -> None:
+    """But a dot for each arm at its end, between the lowest and the highest seed."""
+    rows = [row for seed, end in ((1, 0.4), (2, 0.6)) for row in kept_run("grpo", seed, (0.2, end, 0.8))]
+    write_csv(tmp_path / "x.csv", [{k: real_collapse.tidy(v) for k, v in row.items()} for row in rows])
+    axis = real_collapse.draw_runs(real_collapse.plot.load_runs([tmp_path / "x.csv"])).axes[2]
+    before, bar, dot = (line.get_xdata() for line in axis.lines)
+    assert before[0] == pytest.approx(0.1) and bar == pytest.approx([0.4, 0.6]) and dot == pytest.approx([0.5])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["grpo"]
+
+
 def test_readme_says_what_the_tables_hold() -> None:
     """The sentence beside the figure follows from the kept rows."""
     shown = (real_collapse.ROOT / "README.md").read_text().partition("<!-- real -->")[2].partition("<!-- /real -->")[0]
     groups = real_collapse.plot.load_runs([real_collapse.RESULTS / "sums-off-policy.csv"])
-    both = real_collapse.beside_toy(groups, real_collapse.load(real_collapse.ROWS)["off-policy"])
-    assert real_collapse.same_side(both) in shown
+    toy = real_collapse.load(real_collapse.ROWS)["off-policy"]
+    both = real_collapse.beside_toy(groups, toy)
+    assert real_collapse.beside_words(both, toy, "sums") in shown
     picture = re.search(r"!\[.*\]\((.*)\)", shown)
-    assert picture and (real_collapse.ROOT / picture[1]).exists()
+    assert picture and "-toy" in picture[1] and (real_collapse.ROOT / picture[1]).exists()
 
 
 def test_coverage_by_hand() -> None:

@@ -10,7 +10,7 @@ table between two marks.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,19 +30,21 @@ from benchmarks.collapse import (
     STARTED_PLAN,
     STARTED_SEEDS,
     TIERS,
-    active_columns,
 )
 from benchmarks.judging import (
     Judged,
+    activity_of,
     against_bases,
     against_controls,
-    compared,
+    against_started,
+    at_one_update,
     decides,
     family_of,
     number_of_tests,
     planned,
     promises,
     seeds_due,
+    tuned_knob,
     would_take,
 )
 from benchmarks.methods import FAMILIES, METHODS
@@ -53,8 +55,8 @@ from benchmarks.readings import (
     STOPPED,
     Effect,
     Regime,
-    activity,
     base_of,
+    can_be_read,
     column,
     effect,
     ends,
@@ -90,7 +92,7 @@ def end_cells(runs: Regime, arm: str) -> list[str]:
     return [plus_minus(run.at(outcome, run.horizon).mean() for run in runs[arm].values()) for outcome in MARGINS]
 
 
-def first_table(runs: Regime, arms: Sequence[str]) -> list[str]:
+def first_table(runs: Regime, arms: Iterable[str]) -> list[str]:
     """Where arms end."""
     rows = []
     for arm in arms:
@@ -100,14 +102,10 @@ def first_table(runs: Regime, arms: Sequence[str]) -> list[str]:
     return markdown(("arm", "seeds", *MARGINS, "samples"), rows)
 
 
-def active_words(runs: Regime, regime: str, arm: str) -> str:
-    """What shows a method active. A flag of GRPO's shows nothing, nor does the arm that a method is held against."""
-    if arm.startswith("grpo, "):
-        return ""
-    script = ARMS[arm][0]
-    if regime == "on-policy" and (inert := METHODS[script].inert_at_one_update):
-        return f"inactive here: {inert}"
-    return f"{script}'s base" if base_of(script) == arm else activity(runs[arm], active_columns(script))[1]
+def knob_words(runs: Regime, arm: str) -> str:
+    """The tuned flag with its value."""
+    found = tuned_knob(runs, arm)
+    return f"{found[0]} {'default' if found[1] == found[2] else found[1]}" if found else ""
 
 
 def family_table(runs: Regime, regime: str, judged: dict[tuple[str, str], list[Judged]], family: str) -> list[str]:
@@ -117,8 +115,18 @@ def family_table(runs: Regime, regime: str, judged: dict[tuple[str, str], list[J
         if family_of(arm) == family and arm in runs:
             cells = [f"{number(one.found)} {one.verdict}".strip() for one in outcomes]
             seeds = outcomes[0].found.seeds if outcomes[0].found else f"{len(runs[arm])}, base not run"
-            rows.append((arm, base, seeds, *cells, active_words(runs, regime, arm)))
-    return markdown(("arm", "less", "seeds", *MARGINS, "active"), rows) if rows else []
+            rows.append((arm, base, seeds, *cells, knob_words(runs, arm), activity_of(runs, regime, arm)[1]))
+    return markdown(("arm", "less", "seeds", *MARGINS, "knob", "active"), rows) if rows else []
+
+
+def by_definition() -> str:
+    """What the rows off-policy of methods with one update are, and where the fair comparison is."""
+    eight, one = (plan["learning_rate"] for plan in REGIMES.values())
+    names = sentences.listed(at_one_update())
+    return (
+        f"{names} make one update by definition (learning rate {one:g}); their rows here hold them against "
+        f"{UPDATES['off-policy'].partition(' per')[0]} at {eight:g}, the fair comparison is the on-policy table."
+    )
 
 
 def promise_section(judged: Sequence[Judged]) -> list[str]:
@@ -130,7 +138,7 @@ def promise_section(judged: Sequence[Judged]) -> list[str]:
             f"{sum(one.regime == regime for one in rest)} {regime}" for regime in dict.fromkeys(o.regime for o in rest)
         )
         words += f" Without a run of the method or of its base: {lacking}, of {len(judged)} promises in all."
-    return [f"{words}\n", *(promise_table(run) if run else []), ""]
+    return [f"{words} Off-policy, {by_definition()}\n", *(promise_table(run) if run else []), ""]
 
 
 def promise_table(judged: Sequence[Judged]) -> list[str]:
@@ -139,7 +147,7 @@ def promise_table(judged: Sequence[Judged]) -> list[str]:
             one.regime,
             one.arm,
             one.claim.promise,
-            one.found.words,
+            one.words,
             number(one.found),
             one.found.seeds,
             one.verdict,
@@ -176,7 +184,7 @@ def other_readings(runs: Regime, regime: str) -> list[str]:
         if not base_of(arm) or not effect(runs, arm, base_of(arm), "pass@1"):
             continue
         for reading in READINGS:
-            if reading != "equal steps":
+            if reading != "equal steps" and can_be_read(arm, base_of(arm), reading):
                 found = [effect(runs, arm, base_of(arm), outcome, reading) for outcome in MARGINS]
                 where = found[0].words.removeprefix("pass@1 ").partition(", less")[0]
                 rows.append((arm, where, *map(number, found)))
@@ -185,13 +193,19 @@ def other_readings(runs: Regime, regime: str) -> list[str]:
     return markdown(("arm, less its base", "read", *MARGINS), rows) if rows else []
 
 
+def not_of_one_thing(regime: str) -> str:
+    """Which arms are not read at equal reward."""
+    arms = [arm for arm in planned(regime) if not can_be_read(arm, base_of(arm), "equal reward")]
+    return f"Not read at equal reward, which would not be of one thing: {'; '.join(arms)}." if arms else ""
+
+
 def secondary_table(runs: Regime, regime: str) -> list[str]:
     rows = []
     for arm in planned(regime):
         if mine := [*runs.get(arm, {}).values()]:
             many = plus_minus(run.at("coverage, two and more", run.horizon).mean() for run in mine)
             held = plus_minus(run.record["evaluations"][len(run.steps) - 1]["entropy"] for run in mine)
-            length = plus_minus(np.nanmean(column(run.record, "length")[-5:]) for run in mine)
+            length = plus_minus(run.at("response length", run.horizon)[0] for run in mine)
             rows.append((arm, many, held, length, plus_minus(run.at("area under pass@1", 0).mean() for run in mine)))
     heads = ("arm", "coverage, problems of two and more", "entropy, held out", "length", "area under pass@1")
     return markdown(heads, rows) if rows else []
@@ -233,8 +247,7 @@ def tuning_table(args: Args) -> list[str]:
 
 def started_table(runs: Regime) -> list[str]:
     """Where the arms end that begin at GRPO's checkpoint, and their effects."""
-    pairs = [(arm, base_of(arm)) for arm in STARTED if base_of(arm)]
-    judged, rows = compared(runs, "from-grpo", pairs), []
+    judged, rows = against_started(runs), []
     for arm in STARTED:
         if mine := runs.get(arm, {}):
             gone = [run.destroyed() for run in mine.values()]
@@ -320,16 +333,18 @@ HEAD = """# What the papers promise, and what the runs through the collapse show
 {sentences}
 
 Written by `python -m benchmarks.claims` from the files under `runs`, as [`PLAN.md`](PLAN.md) says, which was there
-before them: a model of 0.43 million parameters, countdown, 400 steps of 32 prompts x 8 responses; {made}.
-It is a toy: evidence about what an idea does here, none against results at 7B or 32B.
+before them (later changes are marked there): a model of 0.43 million parameters, countdown, 400 steps of 32 prompts x 8
+responses; {made}. It is a toy: evidence about what an idea does here, none against results at 7B or 32B.
 
 An effect is the difference to the base on the same seeds and problems, with its 95 % interval over both; the variance
 over seeds is moderated by that of other arms. *Reproduced*, *contradicted*: beyond 0 on the promised or the other side,
 after Holm's correction over its table at {level}; *higher*, *lower*: the same where nothing is promised; *small*: the
 difference is under the margin. *No effect*: the interval lies inside the margin ({margins}).
-Else *inconclusive*. *By its own variance*: the verdict without that moderation, where it is another one. *Would take*:
-the seeds that would decide it, were effect and variances as estimated, or more problems where a hundred seeds would not
-do. [`READINGS.md`](READINGS.md) has the same effects at equal samples, tokens and reward, and how knobs were tuned.
+Else *inconclusive*. A promise to lose nothing is held against minus the margin instead of 0. *Inactive here*: what
+shows a method active is trivial in its runs; its rows count neither in the correction nor above. *By its own variance*:
+the verdict without that moderation, where it is another one. *Would take*: the seeds that would decide it, were effect
+and variances as estimated, or more problems where a hundred seeds would not do. [`READINGS.md`](READINGS.md) has the
+same effects at equal samples, tokens and reward, and how knobs were tuned.
 """
 
 CONTROLS = """![pass@32 against pass@1, of methods and their controls]({regime}-controls-front.png)
@@ -428,8 +443,10 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
     updates = ": with eight updates a rollout, the policy is another one by the end of a step" * (
         regime == "off-policy"
     )
+    also = at_one_update() if regime == "on-policy" else []
     lines = [
         title,
+        *([f"{by_definition()}\n"] if regime == "off-policy" else []),
         *lent(runs),
         *([EFFECTS.format(regime=regime)] if figures.measured(judged) else []),
         *([ENDS.format(regime=regime)] if len(ends(runs)) >= figures.FEWEST_ENDS else []),
@@ -438,7 +455,7 @@ def regime_section(runs: Regime, regime: str, out: Path) -> list[str]:
         COVERAGE.format(regime=regime),
         *titled(
             "Where the first methods end",
-            first_table(runs, [*ON_POLICY, STOPPED]),
+            first_table(runs, dict.fromkeys([*ON_POLICY, *also, STOPPED])),
             f"![pass@32 against pass@1, and entropy, of the first methods]({regime}-first.png)\n\n"
             "Mean ± standard deviation over seeds; samples are all that were drawn.",
         ),
@@ -484,8 +501,9 @@ def page(args: Args, runs: dict[str, Regime]) -> str:
     lines += further_section(args, runs["off-policy"])
     lines += ["## What was not run\n", *(line for regime in REGIMES for line in missing(runs[regime], regime))]
     lines += missing_beside(args)
-    if due := seeds_due(runs["off-policy"]):
-        lines += [f"- Two more seeds are due for: {'; '.join(due)}."]
+    for regime in REGIMES:
+        if due := seeds_due(runs[regime], regime):
+            lines += [f"- {regime}, two more seeds are due for: {'; '.join(due)}."]
     return "\n".join([*lines, "", PUBLISHED]) + "\n"
 
 
@@ -495,7 +513,7 @@ def readings_page(args: Args, runs: dict[str, Regime]) -> str:
     for regime in REGIMES:
         lines += [f"## {regime.capitalize()}: {UPDATES[regime]}\n"]
         lines += [] if runs[regime] else ["No run is kept yet.\n"]
-        lines += titled("Readings beside equal steps", other_readings(runs[regime], regime))
+        lines += titled("Readings beside equal steps", other_readings(runs[regime], regime), not_of_one_thing(regime))
         lines += titled("Secondary outcomes", secondary_table(runs[regime], regime))
     words = "One flag a method, 100 steps off-policy, seed 101, not used again; the higher pass@1 is kept."
     lines += ["## Tuning\n", f"{words}\n", *(tuning_table(args) or ["No run is kept yet."])]

@@ -4,9 +4,10 @@
 
 Two lessons, each with the runs that it comes from, and neither where fewer than LEAST runs speak:
 
-- Past recovery: the highest entropy such that, of the runs that came so low, at most one in ten gained more than the
-  margin of PLAN.md afterwards, in pass@1 or in pass@32; and so at every lower level that enough runs have come to.
-  Where hardly any run has gained from any level, entropy tells nothing of it, and there is no limit.
+- Past recovery: the highest entropy such that, of the runs that came so low with LATER evaluations or more still to
+  come, at most one in ten gained more than the margin of PLAN.md afterwards, in pass@1 or in pass@32, where runs of
+  the same regime above it gained more often from the same steps; and so at every lower level that enough runs have
+  come to. A run that has little time left gains little at any entropy, so what is low only at the end is no limit.
 - Signs of destruction: what a training metric shows in no window of a sound run, by a tenth of what those span, and in
   at least half of the destroyed ones before they were. Destroyed is, as in PLAN.md, a run with an evaluation at which
   pass@1 is under half of the start's, and one that ended because its updates were not finite.
@@ -22,13 +23,16 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks import RESULTS
+from benchmarks import HERE, RESULTS
 from benchmarks.collapse import COLUMNS
 from benchmarks.law import kept_runs
 from benchmarks.readings import column
+from benchmarks.report import number_word, put_between
 
 EVIDENCE = RESULTS / "collapse" / "evidence.json"
-LEAST = 10  # runs behind a limit
+LEAST = 10  # runs behind a limit, and above it
+LATER = 2  # evaluations after the one at which a run is low, so that it could still gain
+LEVEL = 0.05  # of a one-sided test that runs below gain less often
 MARGINS = {"pass@1": 0.02, "pass@32": 0.04}
 EXCEPTIONS = 0.1  # share of runs that may have recovered from beyond a level
 ROOM = 0.1  # of the span of sound runs, beyond which a number is no accident
@@ -74,34 +78,61 @@ def origin(records: Sequence[dict]) -> dict:
     }
 
 
-def descents(record: dict, outcome: str) -> list[tuple[float, float]]:
-    """(entropy, later gain) at each evaluation but the first and the last: how much its best later one is above it."""
+Descent = list[tuple[tuple[str, int], float, bool]]  # of a run: (regime, step), entropy there, whether it gained after
+
+
+def descent(record: dict, outcome: str) -> Descent:
+    """Each evaluation but the first that has LATER others after it; gained: a later one is higher by the margin."""
     entropy = dict(zip(record["training"]["step"], column(record, "entropy"), strict=True))
     values = [evaluation[outcome] for evaluation in record["evaluations"]]
     steps = [evaluation["step"] for evaluation in record["evaluations"]]
-    return [(entropy[steps[i]], max(values[i + 1 :]) - values[i]) for i in range(1, len(values) - 1)]
+    return [
+        ((record["group"], steps[i]), entropy[steps[i]], max(values[i + 1 :]) - values[i] > MARGINS[outcome])
+        for i in range(1, len(values) - LATER)
+        if np.isfinite(entropy[steps[i]])
+    ]
 
 
-def gains_below(runs: Iterable[list[tuple[float, float]]], level: float) -> list[float]:
-    """The later gain of each run from the first evaluation at which its entropy is at the level or below."""
-    return [below[0] for run in runs if (below := [gain for entropy, gain in run if entropy <= level])]
+def below_and_above(runs: Sequence[Descent], level: float) -> list[tuple[bool, float]]:
+    """Of each run that came to the level, (whether it gained, the share that did of runs above it at that step).
+
+    It counts from the first evaluation at the level or below; where fewer than LEAST runs are above, it does not.
+    """
+    first = [next((one for one in run if one[1] <= level), None) for run in runs]
+    above: dict[tuple[str, int], list[bool]] = {one[0]: [] for one in first if one}
+    for when, entropy, gained in (one for run in runs for one in run):
+        if when in above and entropy > level:
+            above[when].append(gained)
+    return [(one[2], float(np.mean(above[one[0]]))) for one in first if one and len(above[one[0]]) >= LEAST]
+
+
+def chance(shares: Iterable[float], most: int) -> float:
+    """That at most so many of independent events with these probabilities happen."""
+    counts = np.ones(1)  # the probability of 0, 1, ... events
+    for share in shares:
+        counts = np.convolve(counts, (1 - share, share))
+    return float(counts[: most + 1].sum())
 
 
 def recovery(records: Sequence[dict], outcome: str) -> dict:
-    """The `entropy` from which on nearly no run gains, and how many came to it; None if there is no such level.
+    """The `entropy` from which on nearly no run gains, None if there is no such level; and what was seen.
 
-    None with runs is where hardly any of them has gained from wherever it was.
+    `runs` came to the level `at`, `recovered` of them gained, and `expected` had they gained as often as runs above it:
+    at the limit, or at the lowest level that LEAST runs have come to. The test goes from the lowest level up and ends
+    at the first that is no limit, so that one level is enough for it.
     """
-    runs = [descents(record, outcome) for record in records]
-    found = {"margin": MARGINS[outcome], "entropy": None, "runs": 0, "recovered": 0}
-    for level in sorted({entropy for run in runs for entropy, _ in run if np.isfinite(entropy)}):
-        gains = gains_below(runs, level)
-        recovered = sum(gain > MARGINS[outcome] for gain in gains)
-        if len(gains) >= LEAST and recovered > EXCEPTIONS * len(gains):
-            return found
-        if len(gains) >= LEAST:
-            found |= {"entropy": float(level), "runs": len(gains), "recovered": recovered}
-    return found | {"entropy": None}
+    runs = [descent(record, outcome) for record in records]
+    found = {"margin": MARGINS[outcome], "entropy": None, "at": None, "runs": 0, "recovered": 0, "expected": 0.0}
+    for level in sorted({entropy for run in runs for _, entropy, _ in run}):
+        pairs = below_and_above(runs, level)
+        if len(pairs) < LEAST:
+            continue
+        gained, shares = zip(*pairs, strict=True)
+        seen = {"at": level, "runs": len(pairs), "recovered": sum(gained), "expected": round(sum(shares), 1)}
+        if sum(gained) > EXCEPTIONS * len(pairs) or chance(shares, sum(gained)) > LEVEL:
+            return found if found["runs"] else found | seen
+        found |= seen | {"entropy": level}
+    return found
 
 
 def destroyed_at(record: dict) -> int | None:
@@ -148,19 +179,44 @@ def derive(records: Sequence[dict]) -> dict:
 
 
 def where_from(evidence: dict) -> str:
-    """Which runs the limits come from, in a sentence."""
+    """Which runs the limits come from, and what they say nothing of, in a sentence."""
     if not evidence["runs"]:
         return "no run of the comparison is kept yet, so nothing is known of recovery and destruction"
     seeds = ", ".join(map(str, evidence["seeds"]))
     regimes = " and ".join(evidence["regimes"])
-    text = f"from {evidence['runs']} runs of {evidence['arms']} arms on countdown ({regimes}, seeds {seeds})"
-    without = {outcome: found for outcome, found in evidence["recovery"].items() if found["entropy"] is None}
-    for outcome, found in without.items():
-        if found["runs"]:
-            text += f"; {outcome} has risen again in {found['recovered']} of {found['runs']}, from whichever entropy"
-    silent = [f"{outcome} after a low entropy" for outcome, found in without.items() if not found["runs"]]
-    silent += ["signs of destruction"] if not evidence["destruction"]["signs"] else []
-    return text + (f"; too few, or too mixed, for a limit on {', '.join(silent)}" if silent else "")
+    counts = f"{number_word(evidence['runs'], 'run')} of {number_word(evidence['arms'], 'arm')}"
+    parts = [f"from {counts} on countdown ({regimes}, seeds {seeds})"]
+    for outcome, found in evidence["recovery"].items():
+        if found["entropy"] is None:
+            parts.append(f"no entropy is a limit to {outcome}: {seen(found)}")
+    lost = evidence["destruction"]
+    if not lost["signs"]:
+        parts.append(
+            f"no sign tells the {number_word(len(lost['destroyed']), 'destroyed run')} from {lost['sound']} sound"
+        )
+    return "; ".join(parts)
+
+
+def sentence(evidence: dict) -> str:
+    text = where_from(evidence)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def seen(found: dict) -> str:
+    """What became of the runs that were lowest, beside those above them at the same steps."""
+    if not found["runs"]:
+        return f"fewer than {LEAST} runs came low while as many were above them"
+    return (
+        f"of the {found['runs']} runs that came to {found['at']:.3f}, {found['recovered']} gained more than "
+        f"{found['margin']} afterwards, where {found['expected']:g} would have had they gained as often as runs above "
+        "them at the same steps"
+    )
+
+
+def has_limits(evidence: dict) -> bool:
+    """Whether there is anything that a run could be beyond."""
+    levels = [found["entropy"] for found in evidence["recovery"].values()]
+    return bool(evidence["destruction"]["signs"]) or levels != [None] * len(levels)
 
 
 def applies(args: dict) -> bool:
@@ -180,9 +236,8 @@ def lessons(records: Sequence[dict], evidence: dict) -> dict[str, str]:
     for outcome, level in evidence["recovery"].items():
         if level["entropy"] is not None and now("entropy") <= level["entropy"]:
             found[LOST[outcome]] = (
-                f"entropy is {now('entropy'):.3f} nats: of the {level['runs']} kept runs of this model that came to "
-                f"{level['entropy']:.3f}, {level['recovered']} gained more than {level['margin']} of {outcome} "
-                "afterwards; go on from an earlier checkpoint, with what keeps entropy"
+                f"entropy is {now('entropy'):.3f} nats: in {outcome}, {seen(level)}; go on from an earlier checkpoint, "
+                "with what keeps entropy"
             )
     lost = evidence["destruction"]
     for name, sign in lost["signs"].items():
@@ -200,14 +255,11 @@ def read(path: Path = EVIDENCE) -> dict:
     return json.loads(path.read_text()) if path.exists() else derive([])
 
 
-def speaking(records: Iterable[dict]) -> list[dict]:
-    """The runs that were taught by their answers: with random rewards nothing is learned or lost by them."""
-    return [record for record in records if record["flags"].get("reward_mode") != "random"]
-
-
 def main(args: Args) -> None:
-    evidence = derive(speaking(kept_runs(args.rows)))
+    evidence = derive(kept_runs(args.rows))
     args.out.write_text(json.dumps(evidence, indent=1) + "\n")
+    if args.out == EVIDENCE:
+        put_between(HERE / "README.md", "evidence", sentence(evidence))
     print(f"{args.out}: {where_from(evidence)}")
 
 

@@ -33,16 +33,16 @@ Draw = Callable[[Axes, list[Run], dict], None]  # an arm's runs in a panel, with
 FIGURES = {  # outcome -> title, labels of the axes
     "front": ("pass@32 against pass@1 over training: square: start, dot: end, mean over seeds", ("pass@1", "pass@32")),
     "entropy": (
-        "Entropy of the rollouts, mean over 25 steps, on a log scale; band: one standard deviation over seeds",
+        "Entropy of the rollouts, mean over 25 steps, on a log scale; band: from the lowest to the highest seed",
         ("step", "nats per token"),
     ),
     "coverage": (
-        "Share of a problem's solutions among its 64 samples; band: one standard deviation over seeds",
+        "Share of a problem's solutions among its 64 samples; band: from the lowest to the highest seed",
         ("step", "coverage"),
     ),
 }
 NATS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3)  # ticks of a log scale
-EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, cross: one seed, grey: margin"
+EFFECTS = "Methods less their bases at the end; number of seeds; full dot: told from 0, grey: margin"
 ENDS = "Where arms end, against their entropy (log scale); means over seeds; dot: a method, cross: another arm"
 CONTROLLED = ("front", "entropy")  # of these, those that show methods beside their controls
 SIDES = (("left", "bottom"), ("left", "top"), ("right", "bottom"), ("right", "top"))  # of a name, at its dot
@@ -73,7 +73,12 @@ def curve(run: Run, outcome: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def over_steps(outcome: str) -> Draw:
-    return lambda axis, some, look: band(axis, [curve(run, outcome) for run in some], look.pop("color"), **look)
+    """Mean over seeds, in a band from the lowest to the highest: a standard deviation may reach below 0."""
+
+    def draw(axis: Axes, some: list[Run], look: dict) -> None:
+        band(axis, [curve(run, outcome) for run in some], look.pop("color"), spread="range", **look)
+
+    return draw
 
 
 def front(axis: Axes, some: list[Run], look: dict) -> None:
@@ -194,7 +199,9 @@ def first_methods(runs: Regime, path: Path) -> None:
             within(axes[0], [(run.counts["pass@1"].mean(1), run.counts["pass@32"].mean(1)) for run in intact])
             within(axes[1], [curve(run, "entropy") for run in intact])
         axes[0].set(title="pass@32 against pass@1", xlabel="pass@1", ylabel="pass@32")
-        axes[1].set(title="Entropy of the rollouts", xlabel="step", ylabel="nats per token")
+        axes[1].set(
+            title="Entropy of the rollouts; band: lowest to highest seed", xlabel="step", ylabel="nats per token"
+        )
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=9, handlelength=3)
         write(figure, path)
@@ -330,8 +337,10 @@ def draw_all(runs: Regime, judged: Against, regime: str, out: Path) -> None:
     first_methods(runs, out / f"{regime}-first.png")
     if len(ends(runs)) >= FEWEST_ENDS:
         with_entropy(runs, f"{regime.capitalize()}. {ENDS}", out / f"{regime}-ends.png")
-    if measured(judged):
-        effects(judged, f"{regime.capitalize()}. {EFFECTS}", out / f"{regime}-effects.png")
+    if shown := measured(judged):
+        alone = any(one.found.seeds < 2 for _, some in shown.values() for one in some)
+        title = f"{regime.capitalize()}. {EFFECTS}" + ", cross: one seed" * alone
+        effects(judged, title, out / f"{regime}-effects.png")
     some = controls(runs)
     todo = [(families(runs), name, f"{regime}-{name}.png") for name in FIGURES]
     todo += [(some, name, f"{regime}-controls-{name}.png") for name in CONTROLLED if some]

@@ -4,16 +4,30 @@ Effects and verdicts are those of benchmarks.readings; what a paper promises sta
 benchmarks.claims makes tables of what comes out, benchmarks.sentences words, the gallery its cards.
 """
 
+import importlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from benchmarks.collapse import ARMS, ON_POLICY, REGIMES
+from benchmarks.collapse import ARMS, EVERY, ON_POLICY, REGIMES, STARTED, active_columns, knob_of
 from benchmarks.methods import FAMILIES, METHODS, Claim
 from benchmarks.methods import method as record_of
-from benchmarks.readings import LEVEL, MARGINS, OUTCOMES, STOPPED, Effect, Regime, base_of, effect, judge, seeds_for
+from benchmarks.readings import (
+    LEVEL,
+    MARGINS,
+    STOPPED,
+    Asked,
+    Effect,
+    Regime,
+    activity,
+    base_of,
+    effect,
+    judge,
+    seeds_for,
+)
 
-DESTROYED = ", policy destroyed"  # after the verdict of an arm with such a run: an entropy kept so is no success
+# After a verdict. An entropy that a destroyed policy keeps is no success; a method that does nothing keeps no promise.
+DESTROYED, INACTIVE = ", policy destroyed", ", inactive here"
 
 
 @dataclass(frozen=True)
@@ -27,15 +41,32 @@ class Judged:
     verdict: str
     claim: Claim | None = None
     alone: str = ""  # the verdict by the variance of its own seeds alone, as PLAN.md had it at first, if another one
+    counts: bool = True  # in Holm's correction and in sentences
+
+    @property
+    def asked(self) -> Asked:
+        claim = self.claim or Claim("", "", direction=0)
+        return Asked(self.found, claim.direction, claim.no_less, self.counts)
+
+    @property
+    def words(self) -> str:
+        """What was measured and where, and beside what, if that is not 0."""
+        beside = f": above {self.asked.beside:g}" if self.asked.no_less else ""
+        return f"{self.found.words}{beside}" if self.found else ""
 
     @property
     def says_more(self) -> bool:
         return self.verdict.startswith(("reproduced", "contradicted", "higher", "lower"))
 
 
+def at_one_update() -> list[str]:
+    """Methods that make one update per rollout by definition, so that their runs stand in both regimes."""
+    return [name for name, record in METHODS.items() if record.one_update]
+
+
 def planned(regime: str) -> list[str]:
     """The arms that PLAN.md has in a regime, by families, and GRPO stopped after it."""
-    arms = [*ARMS] if regime == "off-policy" else [arm for arm in ARMS if arm in ON_POLICY]
+    arms = [arm for arm in ARMS if regime == "off-policy" or arm in (*ON_POLICY, *at_one_update())]
     return [one for arm in arms for one in ((arm, STOPPED) if arm == "grpo" else (arm,))]
 
 
@@ -43,37 +74,76 @@ def family_of(arm: str) -> str:
     return METHODS["grpo" if arm == STOPPED else ARMS[arm][0]].family
 
 
+def activity_of(runs: Regime, regime: str, arm: str) -> tuple[bool, str]:
+    """Whether what an arm is named after does anything in its runs, and what shows it.
+
+    A flag of GRPO's shows nothing, nor does the arm that a method is held against.
+    """
+    if arm.startswith("grpo, "):
+        return True, ""
+    script = ARMS[arm][0]
+    if regime == "on-policy" and (inert := METHODS[script].inert_at_one_update):
+        return False, f"inactive here: {inert}"
+    if base_of(script) == arm:
+        return True, f"{script}'s base"
+    return activity(runs[arm], active_columns(script), METHODS[script].starts)
+
+
+def tuned_knob(runs: Regime, arm: str) -> tuple[str, object, object] | None:
+    """The flag that was tuned for an arm's runs, its value in them, and its default; None where none was."""
+    script, name = EVERY["grpo" if arm == STOPPED else arm][0], "" if arm == STOPPED else knob_of(arm)[0]
+    values = [run.record["flags"][name] for run in runs.get(arm, {}).values() if name in run.record["flags"]]
+    return (name, values[0], getattr(importlib.import_module(f"algos.{script}").Args(), name)) if values else None
+
+
+def judged_by(runs: dict[str, Regime], rows: Sequence[Judged]) -> list[Judged]:
+    """One table with its verdicts: a destroyed policy and an inactive method are named, the latter does not count.
+
+    Of an inactive method what it selects counts all the same.
+    """
+    keys = {(one.regime, one.arm) for one in rows if one.arm in runs[one.regime]}
+    inactive = {(regime, arm) for regime, arm in keys if not activity_of(runs[regime], regime, arm)[0]}
+
+    def counts(one: Judged) -> bool:
+        about_selection = bool(one.claim and one.claim.outcome.startswith("share of selected"))
+        return about_selection or (one.regime, one.arm) not in inactive
+
+    def marks(one: Judged) -> str:
+        gone = runs[one.regime].destroyed(one.arm)
+        return INACTIVE * (not one.counts) + DESTROYED * gone if one.found else ""
+
+    rows = [replace(one, counts=counts(one)) for one in rows]
+    verdicts = judge([one.asked for one in rows])
+    return [replace(one, verdict=word + marks(one)) for one, word in zip(rows, verdicts, strict=True)]
+
+
 def promises(runs: dict[str, Regime]) -> list[Judged]:
-    """Every promise of a record in both regimes, judged as one table; a verdict on a destroyed policy says so."""
-    asked = [
-        (regime, claim.arm or arm, claim)
-        for regime in REGIMES
-        for arm in planned(regime)
-        if arm in METHODS
-        for claim in METHODS[arm].claims
+    """Every promise of a record in both regimes, judged as one table."""
+
+    def table(pooled: bool) -> list[Judged]:
+        asked = [
+            (r, c.arm or arm, c) for r in REGIMES for arm in planned(r) if arm in METHODS for c in METHODS[arm].claims
+        ]
+        rows = [
+            Judged(r, arm, c.base, effect(runs[r], arm, c.base, c.outcome, c.reading, c.target, pooled), "", c)
+            for r, arm, c in asked
+        ]
+        return judged_by(runs, rows)
+
+    return [
+        replace(one, alone=alone.verdict.removesuffix(DESTROYED) * (one.counts and one.verdict != alone.verdict))
+        for one, alone in zip(table(pooled=True), table(pooled=False), strict=True)
     ]
-
-    def judged_by(pooled: bool) -> tuple[list[Effect | None], list[str]]:
-        found = [effect(runs[r], arm, c.base, c.outcome, c.reading, c.target, pooled) for r, arm, c in asked]
-        return found, judge([(one, claim.direction) for one, (_, _, claim) in zip(found, asked, strict=True)])
-
-    (found, verdicts), (_, alone) = judged_by(pooled=True), judged_by(pooled=False)
-    judged = []
-    for (regime, arm, claim), one, verdict, other in zip(asked, found, verdicts, alone, strict=True):
-        suffix = DESTROYED * bool(one and runs[regime].destroyed(arm))
-        judged.append(Judged(regime, arm, claim.base, one, verdict + suffix, claim, other * (other != verdict)))
-    return judged
 
 
 def compared(runs: Regime, regime: str, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Judged]]:
     """The primary outcomes of (arm, base) at equal steps, judged as one table."""
-    asked = [(arm, base, outcome) for arm, base in pairs for outcome in MARGINS]
-    found = [effect(runs, arm, base, outcome) for arm, base, outcome in asked]
-    verdicts = judge([(one, 0) for one in found])
+    rows = [
+        Judged(regime, arm, base, effect(runs, arm, base, outcome), "") for arm, base in pairs for outcome in MARGINS
+    ]
     judged: dict[tuple[str, str], list[Judged]] = {pair: [] for pair in pairs}
-    for (arm, base, _), one, verdict in zip(asked, found, verdicts, strict=True):
-        suffix = DESTROYED * bool(one and runs.destroyed(arm))
-        judged[arm, base].append(Judged(regime, arm, base, one, verdict + suffix))
+    for one in judged_by({regime: runs}, rows):
+        judged[one.arm, one.base].append(one)
     return judged
 
 
@@ -84,6 +154,11 @@ def against_bases(runs: Regime, regime: str) -> dict[tuple[str, str], list[Judge
     for family in FAMILIES:
         judged |= compared(runs, regime, [pair for pair in pairs if family_of(pair[0]) == family])
     return judged
+
+
+def against_started(started: Regime) -> dict[tuple[str, str], list[Judged]]:
+    """The arms that begin at GRPO's checkpoint less their bases."""
+    return compared(started, "from-grpo", [(arm, base_of(arm)) for arm in STARTED if base_of(arm)])
 
 
 def own_controls(method: str) -> list[str]:
@@ -100,25 +175,25 @@ def against_controls(runs: Regime, regime: str) -> dict[tuple[str, str], list[Ju
     return compared(runs, regime, [(method, control) for method in METHODS for control in own_controls(method)])
 
 
-def seeds_due(runs: Regime) -> list[str]:
+def seeds_due(runs: Regime, regime: str) -> list[str]:
     """Arms of three seeds with an inconclusive effect on a primary outcome within twice the margin of 0."""
     due = []
-    for (arm, _), judged in against_bases(runs, "off-policy").items():
+    for (arm, _), judged in against_bases(runs, regime).items():
         near = [
             one
             for one in judged
             if one.verdict == "inconclusive" and abs(one.found.mean) < 2 * MARGINS[one.found.outcome]
         ]
-        if near and len(runs[arm]) == 3:
+        if near and len(runs[arm]) == 3 and arm != STOPPED:
             due.append(f"{arm} ({', '.join(one.found.outcome for one in near)})")
     return due
 
 
 def would_take(one: Judged, tests: int) -> str:
     """What would decide an inconclusive effect in a table of so many tests, were it and its variances as estimated."""
-    if not one.verdict.startswith("inconclusive"):
+    if not one.verdict.startswith("inconclusive") or not one.counts:
         return ""
-    seeds = seeds_for(one.found, OUTCOMES[one.found.outcome], LEVEL / tests)
+    seeds = seeds_for(one.found, one.asked.margin, LEVEL / tests, one.asked.beside)
     if seeds:
         return f"{seeds} seeds"
     return "more problems" if one.found.variances.of_problems else "over 100 seeds"
@@ -126,4 +201,4 @@ def would_take(one: Judged, tests: int) -> str:
 
 def number_of_tests(judged: Sequence[Judged]) -> int:
     """Those that Holm's correction counts."""
-    return sum(one.found is not None and math.isfinite(one.found.p) for one in judged)
+    return sum(math.isfinite(one.asked.p) for one in judged)

@@ -100,12 +100,14 @@ def guess(steps: np.ndarray, entropy: np.ndarray, reward: np.ndarray, share: flo
 def kept_runs(rows: Path) -> list[dict]:
     """The records of all finished runs of the two regimes, as benchmarks.collapse wrote them; none of the tuning's.
 
-    By regime, arm and seed, a method before its controls.
+    By regime, arm and seed, a method before its controls. Without those whose rewards are coin tosses, as these tell
+    nothing of what is learned or lost.
     """
     place = {arm: number for number, arm in enumerate(ARMS)}
     kept = []
     for regime in REGIMES:
         records = [json.loads(path.read_text()) for path in (rows / regime).glob("*.json")]
+        records = [record for record in records if record["flags"].get("reward_mode") != "random"]
         kept += sorted(records, key=lambda record: (place[record["arm"]], record["seed"]))
     return kept
 
@@ -126,8 +128,9 @@ def guesses_of(records: Iterable[dict]) -> list[dict]:
 
 PAGE = """# The law R = -a exp(H) + b
 
-Written by `python -m benchmarks.law` from the runs under `runs`; what is fitted and guessed stands at its head. Errors
-are absolute differences to the reward measured at the end of a run: mean ± standard deviation over runs.
+Written by `python -m benchmarks.law` from the runs under `runs`, but for those whose rewards are coin tosses; what is
+fitted and guessed stands at its head. Errors are absolute differences to the reward measured at the end of a run: mean
+± standard deviation over runs.
 
 {sentences}
 

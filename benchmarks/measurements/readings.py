@@ -7,7 +7,7 @@ seeds and problems. benchmarks.claims and the gallery show what comes out.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -385,6 +385,13 @@ class Effect:
     words: str = ""  # what was measured, and where
     variances: Variances | None = None  # of the mean, with two seeds or more
 
+    def p_beside(self, value: float) -> float:
+        """The p-value, were the true difference this one instead of 0."""
+        if not value or not self.variances:
+            return self.p
+        error, freedom = math.sqrt(self.variances.total), self.seeds - 1 + self.variances.borrowed
+        return student_p((self.mean - value) / error, freedom) if error else float(self.mean == value)
+
 
 def effect_of(differences: np.ndarray, prior: Prior = Prior()) -> Effect:
     """Mean, Student's 95 % interval and p-value of differences (S, P); S - 1 degrees of freedom and the prior's."""
@@ -420,9 +427,25 @@ def measured(
     return *map(np.array, zip(*both, strict=True)), "over the run" if outcome.startswith(OVER_THE_RUN) else words
 
 
+def kind_of_reward(arm: str) -> tuple[str, ...]:
+    """What an arm's training reward is a mean of; two rewards are compared only where it is the same."""
+    script, one = ARMS["grpo"] if arm == STOPPED else EVERY[arm]
+    return METHODS[script].trained_on, METHODS[script].reward_of, one.flags.get("reward_mode", "")
+
+
+def can_be_read(arm: str, base: str, reading: str) -> bool:
+    """Whether a reading of an arm and its base means something: equal rewards do where both are of one thing.
+
+    A coin toss is a reward of nothing.
+    """
+    kinds = {kind_of_reward(one) for one in (arm, base or arm)}
+    return reading != "equal reward" or (len(kinds) == 1 and "random" not in kinds.pop())
+
+
 def variance_of(runs: Regime, arm: str, outcome: str, reading: str) -> tuple[float, int] | None:
     """The variance over seeds of an arm's outcome, read as against its base, and its degrees of freedom, if any."""
-    if len(shared(runs, arm, base_of(arm) or arm)) < 2:
+    base = base_of(arm)
+    if len(shared(runs, arm, base or arm)) < 2 or not can_be_read(arm, base, reading):
         return None
     values = measured(runs, arm, base_of(arm), outcome, reading)[0].mean(1)
     return float(values.var(ddof=1)), len(values) - 1
@@ -440,9 +463,9 @@ def effect(
     """An arm's outcome less its base's, on the seeds that both have; with no base ("") the outcome itself.
 
     A difference has twice the variance of an arm: that of all arms is its prior, unless one of the two is of another
-    kind (Regime.prior) or `pooled` is False. None where they share no seed.
+    kind (Regime.prior) or `pooled` is False. None where they share no seed, or the reading means nothing of them.
     """
-    if not shared(runs, arm, base or arm):
+    if not shared(runs, arm, base or arm) or not can_be_read(arm, base, reading):
         return None
     own, others, where = measured(runs, arm, base, outcome, reading, target)
     prior = Prior()
@@ -453,14 +476,18 @@ def effect(
     return replace(effect_of(own - others if base else own, prior), outcome=outcome, words=words)
 
 
-def ends(runs: Regime) -> dict[str, dict[str, float]]:
+def ends(runs: Regime, samples: int | None = None) -> dict[str, dict[str, float]]:
     """The primary outcomes at the last step, means over seeds, of arms without a destroyed run.
 
-    And without those that train on another task.
+    And without those that train on another task. With `samples` at the step until which a run had drawn so many.
     """
 
     def mean(arm: str, outcome: str) -> float:
-        return float(np.mean([run.at(outcome, run.horizon).mean() for run in runs[arm].values()]))
+        steps = {
+            seed: run.horizon if samples is None else run.step_after("samples", samples)
+            for seed, run in runs[arm].items()
+        }
+        return float(np.mean([run.at(outcome, steps[seed]).mean() for seed, run in runs[arm].items()]))
 
     kept = [arm for arm in runs if runs.steady(arm) and not METHODS[EVERY[arm][0]].trained_on]
     return {arm: {outcome: mean(arm, outcome) for outcome in MARGINS} for arm in kept}
@@ -485,44 +512,61 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def verdict(found: Effect | None, adjusted: float, direction: int, margin: float) -> str:
-    """What an effect says on a promise of more (direction 1), of less (-1), or on none at all (0).
+@dataclass(frozen=True)
+class Asked:
+    """What an effect is asked: whether it is more (direction 1) or less (-1) as promised, or which of both (0)."""
 
-    `adjusted` is its p-value after Holm's correction.
-    """
+    found: Effect | None
+    direction: int = 0
+    no_less: bool = False  # held against minus the margin instead of 0: the promise is to lose nothing
+    counts: bool = True  # else it takes no part in the correction, and nothing is told apart by it
+
+    @property
+    def margin(self) -> float:
+        return OUTCOMES[self.found.outcome] if self.found else 0.0
+
+    @property
+    def beside(self) -> float:
+        """What the true difference would be if there were nothing in the promise."""
+        return -self.margin if self.no_less else 0.0
+
+    @property
+    def p(self) -> float:
+        return self.found.p_beside(self.beside) if self.found and self.counts else math.nan
+
+
+def verdict(asked: Asked, adjusted: float) -> str:
+    """The answer; `adjusted` is the p-value after Holm's correction."""
+    found, margin, beside = asked.found, asked.margin, asked.beside
     if found is None:
         return "not run"
     if not math.isfinite(found.mean):
         return "not measured"
     if found.seeds < 2:
         return "one seed"
-    if (found.low > 0 or found.high < 0) and adjusted <= LEVEL:
-        up = found.mean > 0
-        kept = "reproduced" if up == (direction > 0) else "contradicted"
-        word = kept if direction else ("higher" if up else "lower")
-        return word + (", small" if abs(found.mean) < margin else "")
+    if (found.low > beside or found.high < beside) and adjusted <= LEVEL:
+        up = found.mean > beside
+        kept = "reproduced" if up == (asked.direction > 0) else "contradicted"
+        word = kept if asked.direction else ("higher" if up else "lower")
+        return word + ", small" * (abs(found.mean) < margin and not asked.no_less)
     return "no effect" if -margin < found.low and found.high < margin else "inconclusive"
 
 
-def judge(tests: Sequence[tuple[Effect | None, int]]) -> list[str]:
-    """The verdicts of one table of (effect, direction); Holm's correction is over all of it."""
-    adjusted = holm([found.p if found else math.nan for found, _ in tests])
-    return [
-        verdict(found, p, direction, OUTCOMES[found.outcome] if found else 0.0)
-        for (found, direction), p in zip(tests, adjusted, strict=True)
-    ]
+def judge(table: Sequence[Asked]) -> list[str]:
+    """The verdicts of one table; Holm's correction is over all of it that counts."""
+    return [verdict(asked, p) for asked, p in zip(table, holm([asked.p for asked in table]), strict=True)]
 
 
-def seeds_for(found: Effect, margin: float, level: float, most: int = 100) -> int | None:
+def seeds_for(found: Effect, margin: float, level: float, beside: float = 0.0, most: int = 100) -> int | None:
     """The least number of seeds that would decide an effect, were it and its variances as estimated; None: over `most`.
 
-    Decided: the interval inside the margin, or the effect beyond 0 at a corrected level.
+    Decided: the interval inside the margin, or the effect told from `beside` at a corrected level.
     """
     for seeds in range(2, most + 1):
         error = math.sqrt(found.variances.with_seeds(seeds))
         freedom = seeds - 1 + found.variances.borrowed
         inside = abs(found.mean) + student_t(freedom) * error < margin
-        if inside or student_t(freedom, level) * error < abs(found.mean):
+        if inside or student_t(freedom, level) * error < abs(found.mean - beside):
             return seeds
     return None
 
@@ -530,33 +574,41 @@ def seeds_for(found: Effect, margin: float, level: float, most: int = 100) -> in
 # --- Activity ---------------------------------------------------------------------------------------------------------
 
 
+SHARES = ("_ratio", "_share", "_prob", "_variance", "_spearman")  # ends of their names
+
+
 def kind_of(name: str) -> str:
     """Whether a column is a "share", a "weight" around 1, or a "coefficient"."""
-    if name.endswith(("_ratio", "_share", "_prob")) or name in ("clip_high", "clip_low", "trained_groups", "trained"):
+    if name.endswith(SHARES) or name in ("clip_high", "clip_low", "trained_groups", "trained"):
         return "share"
     weighs = any(word in name for word in ("weight_", "scale_", "multiplier_", "gate_"))
     return "weight" if weighs or name == "algo/positive_weight" else "coefficient"
 
 
-def acts(name: str, values: np.ndarray) -> bool:
-    """Whether a column that shows a method active is not trivial over a run."""
+def acts(name: str, values: np.ndarray, start: float | None = None) -> bool:
+    """Whether a column that shows a method active is not trivial over a run; a bound acts where it leaves its start."""
     if not np.isfinite(values).any():
         return False
     mean = float(np.nanmean(values))
     if kind_of(name) == "share":
         return 0.001 <= mean <= 0.999
-    return abs(mean - 1) >= 0.001 if kind_of(name) == "weight" else float(np.nanmax(np.abs(values))) > 0
+    idle = 1.0 if kind_of(name) == "weight" else start
+    return float(np.nanmax(np.abs(values))) > 0 if idle is None else abs(mean - idle) >= 0.001
 
 
-def activity(runs: dict[int, Run], names: Sequence[str]) -> tuple[bool, str]:
-    """Whether any of the columns that show a method active says so in every run, and the means of all in words."""
+def activity(runs: dict[int, Run], names: Sequence[str], starts: Mapping[str, float] = {}) -> tuple[bool, str]:
+    """Whether any of the columns that show a method active says so in every run, and the means of all in words.
+
+    `starts`: where those that are bounds begin.
+    """
     if not names:
         return True, "by definition"
     records = [run.record for run in runs.values()]
-    active = all(any(acts(name, column(record, name)) for name in names) for record in records)
+    active = all(any(acts(name, column(record, name), starts.get(name)) for name in names) for record in records)
     means = []
     for name in names:
         values = np.concatenate([column(record, name) for record in records])
         mean = f"{np.nanmean(values):.3g}" if np.isfinite(values).any() else "-"
-        means.append(f"{name.removeprefix('algo/')} {mean}")
+        begun = f" (start {starts[name]:g})" if name in starts else ""
+        means.append(f"{name.removeprefix('algo/')} {mean}{begun}")
     return active, ("" if active else "inactive here: ") + ", ".join(means)

@@ -24,6 +24,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib
@@ -33,13 +34,13 @@ from matplotlib.figure import Figure
 
 from benchmarks import RESULTS as ALL_RESULTS
 from benchmarks import ROOT, plot
-from benchmarks.collapse import ARMS, ROWS, Job, command_of
+from benchmarks.collapse import ARMS, ROWS, Job, command_of, knob_of
 from benchmarks.collapse import REGIMES as TOY_REGIMES
 from benchmarks.measure import as_flags, check_known, read_metrics, worker_environment
 from benchmarks.methods import METHODS
 from benchmarks.plot import WINDOW, Group
-from benchmarks.readings import Regime, load, shared
-from benchmarks.report import interval, markdown, plus_minus, put_between, write_csv
+from benchmarks.readings import LEVEL, Regime, load, shared
+from benchmarks.report import interval, markdown, number_word, plus_minus, put_between, write_csv
 from common.curves import MUTED, STYLE
 from common.tasks import load_problems
 
@@ -290,6 +291,25 @@ def difference_table(groups: list[Group]) -> list[str]:
     return ["", *markdown(("difference at the end", "reward", "entropy", "pass@1", "pass@32"), rows)] if rows else []
 
 
+def draw_runs(groups: list[Group]) -> Figure:
+    """Curves of training, and of pass@1 where there is more than start and end: else a dot for each arm's end."""
+    figure = plot.draw_over(groups, spread="range")
+    if max(len(run.evaluations) for group in groups for run in group.runs) > 2:
+        return figure
+    axis = figure.axes[2]
+    axis.clear()
+    axis.axvline(groups[0].runs[0].evaluations[0]["pass@1"], color=MUTED, linewidth=1, linestyle=":")
+    for row, group in enumerate(groups):
+        ends = list(at_end(group)["pass@1"].values())
+        axis.plot((min(ends), max(ends)), (row, row), color=group.color, linewidth=1.4)
+        axis.plot(np.mean(ends), row, "o", color=group.color)
+    axis.set_yticks(range(len(groups)), [group.label for group in groups], fontsize=9)
+    axis.set_ylim(len(groups) - 0.5, -0.5)  # the first one on top
+    axis.grid(visible=False, axis="y")
+    axis.set(title="Held-out pass@1", xlabel="at the end (dotted: before)")
+    return figure
+
+
 # --- Beside the toy ---------------------------------------------------------------------------------------------------
 
 BESIDE = ("entropy", "reward", "pass@1", "pass@32")
@@ -333,24 +353,53 @@ def draw_beside_toy(both: Both, path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def same_side(both: Both) -> str:
-    """How many arms lie on the same side of their base here as on the toy, by outcome, in words; ties are left out."""
-    words = []
-    for outcome, by_arm in both.items():
-        signs = {arm: np.sign(np.mean(toy) * np.mean(here)) for arm, (toy, here) in by_arm.items()}
-        other = [arm for arm, sign in signs.items() if sign < 0]
-        count = f"{sum(sign > 0 for sign in signs.values())} of {sum(sign != 0 for sign in signs.values())}"
-        words.append(f"in {outcome} {count}" + (f" (not {', '.join(other)})" if other else ""))
-    return f"Arms whose mean difference to their base has the sign that it has on the toy: {'; '.join(words)}."
+def told_apart(both: Both, problems: int) -> str:
+    """Which of the differences on the real model are told from 0, in words, and the toy's beside them."""
+    seeds = {len(here) for by_arm in both.values() for _, here in by_arm.values()}
+    found = {
+        (arm, outcome): (interval(here), float(np.mean(toy)))
+        for outcome, by_arm in both.items()
+        for arm, (toy, here) in by_arm.items()
+    }
+    apart = [
+        f"`{arm}` in {outcome} ({mean:+.2f}, on the toy {toy:+.2f})"
+        for (arm, outcome), ((mean, low, high), toy) in found.items()
+        if low > 0 or high < 0
+    ]
+    return (
+        f"Of {number_word(len(found), 'difference')} to a base on the real model {len(apart)} are told from 0 by a "
+        f"95 % interval ({min(seeds)} seeds, {problems} problems; {LEVEL * len(found):.1f} would be by chance): "
+        f"{', '.join(apart) or 'none'}."
+    )
+
+
+def other_settings(arms: Collection[str], toy: Regime) -> str:
+    """Which arms differ from the toy's in more than what is of all arms alike, and in what; "" for none."""
+    said = []
+    for arm in arms:
+        script, one = ARMS[arm]
+        here, there = flags_of(("sums", "off-policy", arm, 1)), next(iter(toy[arm].values())).record["flags"]
+        usual = vars(import_module(f"algos.{script}").Args())
+        names = sorted({*one.flags, *CHANGES.get(arm, {}), *([knob_of(arm)[0]] if knob_of(arm)[0] else [])})
+        pairs = {name: tuple(flags.get(name, usual[name]) for flags in (here, there)) for name in names}
+        differs = [f"{name} {mine}, there {other}" for name, (mine, other) in pairs.items() if mine != other]
+        said += [f"`{arm}` ({'; '.join(differs)})"] if differs else []
+    return f"Of these arms some have other settings than on the toy: {', '.join(said)}." if said else ""
+
+
+def beside_words(both: Both, toy: Regime, task: str) -> str:
+    arms = dict.fromkeys(arm for by_arm in both.values() for arm in by_arm)
+    return f"{told_apart(both, held_out(task))} {other_settings(arms, toy)}".strip()
 
 
 def toy_section(out: Path, task: str, regime: str, groups: list[Group], rows: Path = ROWS) -> str:
     """Figure and sentence; "" where the toy has no such regime, or no arm that both have."""
-    both = beside_toy(groups, load(rows)[regime]) if regime in TOY_REGIMES else {}
+    toy = load(rows)[regime] if regime in TOY_REGIMES else Regime({})
+    both = beside_toy(groups, toy)
     if not any(both.values()):
         return ""
     draw_beside_toy(both, out / f"{task}-{regime}-toy.png")
-    return TOY.format(task=task, regime=regime, words=same_side(both))
+    return TOY.format(task=task, regime=regime, words=beside_words(both, toy, task))
 
 
 @cache
@@ -364,7 +413,7 @@ def section(out: Path, task: str, regime: str) -> str | None:
         return None
     groups = plot.load_runs([out / f"{task}-{regime}.csv"])
     with matplotlib.rc_context(STYLE):  # of two seeds a standard deviation would reach beyond what there is
-        plot.save(plot.draw_over(groups, spread="range"), out / f"{task}-{regime}", ("png",))
+        plot.save(draw_runs(groups), out / f"{task}-{regime}", ("png",))
     start = groups[0].runs[0].evaluations[0]
     toy = toy_section(out, task, regime, groups)
     return SECTION.format(
@@ -385,11 +434,10 @@ def section(out: Path, task: str, regime: str) -> str | None:
 def show_in_readme() -> None:
     """Put the figure beside the toy and its sentence between the README's two marks."""
     groups = plot.load_runs([RESULTS / "sums-off-policy.csv"])
-    both = beside_toy(groups, load(ROWS)["off-policy"])
-    picture = "![methods on the real model](benchmarks/results/real_model/sums-off-policy.png)"
-    seeds = min(len(group.runs) for group in groups)
-    said = f"{same_side(both)} On the real model {seeds} seeds each, {held_out('sums')} held-out problems."
-    put_between(ROOT / "README.md", "real", f"{picture}\n\n{said}")
+    toy = load(ROWS)["off-policy"]
+    words = beside_words(beside_toy(groups, toy), toy, "sums")
+    picture = "![methods on the real model, beside the toy](benchmarks/results/real_model/sums-off-policy-toy.png)"
+    put_between(ROOT / "README.md", "real", f"{picture}\n\n{words}")
 
 
 def report(args: Args) -> None:

@@ -12,6 +12,7 @@ from benchmarks.judging import (
     Judged,
     against_bases,
     against_controls,
+    against_started,
     decides,
     number_of_tests,
     planned,
@@ -19,7 +20,8 @@ from benchmarks.judging import (
     would_take,
 )
 from benchmarks.methods import METHODS
-from benchmarks.readings import MARGINS, STOPPED, Regime, ends, load_group, ranks
+from benchmarks.readings import LEVEL, MARGINS, STOPPED, Regime, ends, load_group, ranks
+from benchmarks.report import correlation_p, number_word
 
 
 def listed(arms: Sequence[str], most: int = 6) -> str:
@@ -28,11 +30,6 @@ def listed(arms: Sequence[str], most: int = 6) -> str:
     if len(quoted) > most:
         quoted[most - 1 :] = [f"{len(quoted) - most + 1} more"]
     return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + (quoted[-1] if quoted else "none")
-
-
-def number_word(count: int, one: str) -> str:
-    """3 seeds, 1 seed."""
-    return f"{count} {one}{'s' * (count != 1)}"
 
 
 def of_runs(runs: Regime) -> Iterator[str]:
@@ -83,44 +80,77 @@ def of_ends(runs: Regime) -> Iterator[str]:
 
 
 def of_entropy(runs: Regime, least: int = 10) -> Iterator[str]:
-    """Whether what keeps entropy keeps what many samples find, over at least so many arms; and who does not."""
+    """Whether what keeps entropy keeps what many samples find, over at least so many arms; and who does not.
+
+    At the end and after as many samples for all, as some arms draw several times as many as others until their end.
+    """
     found = ends(runs)
     if len(found) < least:
         return
-    entropy, passed, one = (ranks([end[key] for end in found.values()]) for key in ("entropy", "pass@32", "pass@1"))
-    many, first = (np.corrcoef(entropy, other)[0, 1] for other in (passed, one))
+    fewest = min(run.drawn("samples") for arm in found for run in runs[arm].values())
+
+    def correlations(some: dict[str, dict[str, float]]) -> list[float]:
+        entropy, *others = (ranks([end[key] for end in some.values()]) for key in ("entropy", "pass@32", "pass@1"))
+        return [float(np.corrcoef(entropy, other)[0, 1]) for other in others]
+
+    many, first = correlations(found)
+    said = []
+    for outcome, value in zip(("pass@32", "pass@1"), correlations(ends(runs, fewest)), strict=True):
+        told = correlation_p(value, len(found)) <= LEVEL
+        said.append(f"{value:+.2f} with {outcome}" + ("" if told else ", which is not told from 0"))
+    entropy, passed = (ranks([end[key] for end in found.values()]) for key in ("entropy", "pass@32"))
     far = [*found][int(np.argmax(np.abs(entropy - passed)))]
     yield (
         f"Over {len(found)} arms that keep a policy, entropy at the end correlates {many:+.2f} with pass@32 and "
-        f"{first:+.2f} with pass@1 (Spearman); the farthest off is `{far}`, with an entropy of "
-        f"{found[far]['entropy']:.2f} and pass@32 of {found[far]['pass@32']:.2f}."
+        f"{first:+.2f} with pass@1 (Spearman); where each has drawn {fewest:,} samples, {' and '.join(said)}. "
+        f"The farthest off is `{far}`, with an entropy of {found[far]['entropy']:.2f} and pass@32 of "
+        f"{found[far]['pass@32']:.2f}."
     )
 
 
+def by_promise(judged: Sequence[Judged]) -> str:
+    """What was promised, in the order of how often, and whose promise it was."""
+    arms: dict[str, list[str]] = {}
+    for one in judged:
+        arms.setdefault(one.claim.promise.partition(" (")[0], []).append(one.arm)
+    often = sorted(arms.items(), key=lambda one: -len(one[1]))
+    return ", ".join(f"*{promise}* ({listed(some)})" for promise, some in often)
+
+
 def of_promises(judged: Sequence[Judged]) -> Iterator[str]:
-    """How many promises came out how, and whose. What a destroyed policy keeps is not counted among the reproduced."""
-    decided = [one for one in judged if one.found and one.found.seeds > 1 and one.claim.direction]
+    """How many promises came out how, which, and whose.
+
+    What a destroyed policy keeps is not counted among the reproduced; what a method promises that does nothing here,
+    not at all.
+    """
+    tested = [one for one in judged if one.found and one.found.seeds > 1 and one.claim.direction]
+    decided = [one for one in tested if one.counts]
     hollow = "reproduced by a destroyed policy"
 
     def came_out(one: Judged) -> str:
         word = one.verdict.partition(",")[0]
         return hollow if word == "reproduced" and one.verdict.endswith(DESTROYED) else word
 
-    counts = {
-        word: [one for one in decided if came_out(one) == word]
-        for word in ("reproduced", hollow, "contradicted", "no effect", "inconclusive")
-    }
+    def said(word: str, some: list[Judged]) -> str:
+        text = f"{len(some)} {'is' if len(some) == 1 else 'are'} {word}"
+        if word == "reproduced":
+            alone = sum(not one.alone for one in some)
+            text += f" ({alone} of them also by the variance of their own seeds alone, as first planned)"
+        return text + (f": {by_promise(some)}" if word not in ("no effect", "inconclusive") else "")
+
     if decided:
-        said = [
-            f"{len(some)} {'is' if len(some) == 1 else 'are'} {word}"
-            + (f" ({listed([one.arm for one in some])})" if word not in ("no effect", "inconclusive") else "")
-            for word, some in counts.items()
-            if some
-        ]
-        hopeless = sum(would_take(one, number_of_tests(judged)) == "more problems" for one in decided)
+        counts = {
+            word: [one for one in decided if came_out(one) == word]
+            for word in ("reproduced", hollow, "contradicted", "no effect", "inconclusive")
+        }
+        idle = len(tested) - len(decided)
+        tests = number_of_tests(judged)
+        hopeless = sum(would_take(one, tests) in ("more problems", "over 100 seeds") for one in decided)
         yield (
-            f"Of {number_word(len(decided), 'promise')} with two or more seeds, {', '.join(said)}"
-            + (f"; for {hopeless} of these a hundred seeds would not do on these problems." if hopeless else ".")
+            f"Of {number_word(len(decided), 'promise')} with two or more seeds"
+            + (f" ({idle} more are of methods that are inactive there)" if idle else "")
+            + f", {'; '.join(said(word, some) for word, some in counts.items() if some)}"
+            + (f"; for {hopeless} of these a hundred seeds would not do." if hopeless else ".")
         )
 
 
@@ -182,9 +212,10 @@ def of_started(started: Regime) -> Iterator[str]:
         }
         begun = np.mean([run.at("pass@1", 0).mean() for run in started["nsr"].values()])
         gone = sum(run.destroyed() is not None for run in started["nsr"].values())
+        [judged] = [one for one in against_started(started)["nsr", "grpo"] if one.found.outcome == "pass@1"]
         yield (
             f"From GRPO's checkpoint (pass@1 {begun:.2f}) `nsr` ends at {last['nsr']:.2f} where GRPO goes on to "
-            f"{last['grpo']:.2f}; {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
+            f"{last['grpo']:.2f} ({judged.verdict}); {gone} of {number_word(len(started['nsr']), 'run')} destroyed."
         )
 
 

@@ -82,7 +82,7 @@ def main(directory: Path) -> int:
         console.print(Text.assemble((f"step {step}, {name}:", "bold"), f" {text}"))
     if not found:
         console.print("nothing looks wrong")
-    if evidence.applies(args):
+    if evidence.applies(args) and evidence.has_limits(learned):
         console.print(f"limits of recovery and signs of destruction: {evidence.where_from(learned)}", style="dim")
     return int(bool(found))
 

@@ -14,7 +14,7 @@ from benchmarks.figures import curve
 from benchmarks.judging import Judged, decides, own_controls
 from benchmarks.plot import finite, over_runs
 from benchmarks.readings import MARGINS, Regime, Run, base_of
-from benchmarks.report import plus_minus
+from benchmarks.report import number_word, plus_minus
 
 COLORS = ("var(--series-1)", "var(--series-2)", "var(--muted)")
 DASHES = ("none", "6 3", "1.5 3")  # so that curves differ without colour too
@@ -33,10 +33,6 @@ def shown(runs: Regime, method: str, judged: list[Judged]) -> dict[str, list[Run
     names = dict.fromkeys((method, base_of(method), *controls, *(one.base for one in judged)))
     arms = {name: [*runs[name].values()] for name in names if name in runs}
     return dict([*arms.items()][: len(COLORS)]) if method in runs else {}
-
-
-def seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
 
 
 def points(x: np.ndarray, y: np.ndarray) -> str:
@@ -88,7 +84,7 @@ def chart(name: str, outcome: str, arms: dict[str, list[Run]], regime: str) -> M
     sentences = []
     for label, curves in of_runs.items():
         first, end = (plus_minus(y[at] for _, y in curves) for at in (0, -1))
-        sentences.append(f"{label}: {first} at first, {end} at the end, {seeds(len(curves))}.")
+        sentences.append(f"{label}: {first} at first, {end} at the end, {number_word(len(curves), 'seed')}.")
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title" aria-describedby="{}-desc" class="chart">'
         '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>'
@@ -129,8 +125,13 @@ def sparkline(outcome: str, mine: Sequence[Run], base: Sequence[Run], top: float
 
 
 def verdicts(judged: list[Judged]) -> list[tuple[str, str, str, str]]:
-    """Promise, "read here as", effect and verdict of each; nothing is promised of a plain outcome."""
+    """Promise, "read here as", effect and verdict of each; nothing is promised of a plain outcome.
+
+    An outcome that a promise has read at the same place is not said again.
+    """
+    promised = {one.found.words for one in judged if one.claim and one.found}
     return [
-        (one.claim.promise if one.claim else "", one.found.words if one.found else "", number(one.found), one.verdict)
+        (one.claim.promise if one.claim else "", one.words, number(one.found), one.verdict)
         for one in judged
+        if one.claim or not one.found or one.found.words not in promised
     ]

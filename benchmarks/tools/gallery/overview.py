@@ -23,6 +23,7 @@ VERDICTS = {
     "differs": "no promise is on record; it ends above or below its base in an outcome",
     "no effect": "all that is judged lies inside the margins",
     "inconclusive": "nothing is beyond chance, and not all inside the margins",
+    "inactive": "what shows the method active is trivial in its runs",
     "destroyed": "in one of its runs pass@1 fell under half of the start's",
     "no verdict yet": "one seed, or its base is not run",
     "not run": "no run is kept yet",
@@ -68,6 +69,8 @@ def verdict_beside_base(one: Algorithm, mine: Sequence[Run], judged: Sequence[Ju
     if any(run.destroyed() is not None for run in mine):
         return "destroyed", "destroyed"
     found = [judgement for judgement in judged if judgement.found]
+    if not all(judgement.counts for judgement in found):
+        return "inactive", "inactive here"
     promised = [judgement for judgement in found if judgement.claim and judgement.claim.direction]
     about = promised or [judgement for judgement in found if not judgement.claim]
     decided = [judgement for judgement in about if judgement.found.seeds > 1 and judgement.verdict != "not measured"]

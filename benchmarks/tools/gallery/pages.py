@@ -110,15 +110,16 @@ def judged_by_method(runs: dict[str, Regime]) -> dict[tuple[str, str], list[Judg
 
 
 def curves(one: Algorithm, runs: dict[str, Regime], judged: dict[tuple[str, str], list[Judged]]) -> list[dict]:
-    """For each regime: the panels, none where there are no runs, and what is judged with its verdicts."""
+    """For each regime: panels, none where there are no runs, the tuned flag, and what is judged with its verdicts."""
     if not methods.method(one.name).arms:
         return []
     parts = []
     for regime, about in claims.UPDATES.items():
         mine = judged.get((regime, one.name), [])
         arms = charts.shown(runs[regime], one.name, mine)
+        knob = judging.tuned_knob(runs[regime], one.name)
         shown = {"panels": charts.panels(one.name, arms, regime) if arms else [], "arms": [*arms]}
-        parts.append({"regime": regime, "about": about, "verdicts": charts.verdicts(mine)} | shown)
+        parts.append({"regime": regime, "about": about, "knob": knob, "verdicts": charts.verdicts(mine)} | shown)
     return parts
 
 
