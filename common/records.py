@@ -35,6 +35,9 @@ from common.curves import draw_curves
 from common.health import LONG, findings
 from common.tracker import Tracker
 
+LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
+FILES = ("args.json", "env.json", *LINES, "curves.png")
+
 
 class Records:
     """The files of a run's directory but for its checkpoints, and its lines on the terminal.
@@ -52,8 +55,7 @@ class Records:
         self.said: set[str] = set()
         self.curves_are_old = True
         self.whole: dict[str, str] = {}  # what is written once
-        names = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
-        self.waiting: dict[str, list[str]] = {name: [] for name in names}  # lines for the disk
+        self.waiting: dict[str, list[str]] = {name: [] for name in LINES}  # lines for the disk
         self.tracker = Tracker(args.wandb_project_name, directory, self.print) if args.track else None
 
     def start(self, arguments: dict, first_step: int) -> None:
