@@ -3,7 +3,7 @@
     run = Run("grpo", args)                # checks everything, writes nothing
     run.check_data(train, evaluation)      # a resumed run's problems are the ones it began with
     run.start(policy, stream)              # creates the directory, or cuts a resumed one back to its checkpoint
-    for step in run.steps():               # ends early, after a checkpoint, on SIGINT, SIGTERM, SIGHUP or SIGUSR1
+    for step in run.steps():               # ends early, after a checkpoint, on a signal of common/signals.py
         ...
         run.log(step, metrics)
         if run.saves(step):
@@ -455,7 +455,7 @@ class Run:
         if self.failure is None and number is not None:
             self.say(f"stopped; go on with --resume {self.directory}")
         lock.release()
-        self.signals.close()
+        self.signals.close(at_end=True)
         if self.failure is not None and ranks.rank() == 0:
             terminal.warn(f"error: {self.failure}")
         ranks.leave(1 if self.failure is not None else 128 + number if number is not None else 0)
