@@ -71,7 +71,7 @@ class Records:
         try:
             for name in self.waiting:
                 path = self.directory / name
-                lines = path.read_text().splitlines() if path.exists() else []
+                lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
                 kept = [line for line in lines if is_record(line) and json.loads(line)["step"] < first_step]
                 write_whole(path, "".join(f"{line}\n" for line in kept))
                 if name == "metrics.jsonl":
@@ -280,12 +280,12 @@ def environment() -> dict:
 
 
 def is_record(line: str) -> bool:
-    """Whether a line is whole: a killed run may leave half of one behind."""
+    """Whether a line is whole: a killed run may leave half of one behind, and a damaged disk other bytes than ASCII."""
     try:
         record = json.loads(line)
     except ValueError:
         return False
-    return isinstance(record, dict) and "step" in record
+    return line.isascii() and isinstance(record, dict) and isinstance(record.get("step"), int)
 
 
 def as_json(record: dict) -> str:

@@ -262,6 +262,14 @@ def test_curves_of_a_run_without_a_single_right_answer(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.parametrize("title", ["mt$5_$x", "a^b_c", "$", r"\frac", "lr=1e-4, 50 %"])
+def test_any_directory_has_curves(title, tmp_path):
+    """Its name is their title, and no formula."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rollout/reward": 0.5}\n')
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
 def test_checkpoint_is_a_hugging_face_model(finished, tiny_checkpoint):
     directory = finished.directory / "checkpoints" / "step-000003"
     model, report = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
