@@ -13,11 +13,12 @@ A flag that is a number must be finite and 0 or more, unless its class declares 
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -36,6 +37,20 @@ MAY_CHANGE = (
 # What may have moved, if it is the same, and where its digest is (common/identity.py).
 BY_CONTENT = {"task": "train", "eval_task": "eval", "model": "model"}
 RECORDED = ("algorithm", "digests")  # what args.json holds besides flags
+BACKENDS = ("auto", "hf", "vllm")
+
+
+def may_be_path(name: str) -> bool:
+    """Whether a flag of this name takes a path, or what may be one: a task, a model."""
+    return name in ("output_dir", "resume", "model") or name.endswith("task")
+
+
+def at_home(arguments: dict) -> dict:
+    """The same, with the home directory for a ~ in front of a path: a shell leaves that of --task=~/x.jsonl alone."""
+    return {
+        name: os.path.expanduser(value) if may_be_path(name) and isinstance(value, str) else value
+        for name, value in arguments.items()
+    }
 
 
 def further_tasks(names: Iterable[str]) -> list[str]:
@@ -82,22 +97,46 @@ def exit_on_bad_input() -> Iterator[None]:
 
 
 def parse_args(args_class: type) -> Any:
-    """The command line as `args_class`. With --resume the run's own arguments are the defaults."""
-    args = tyro.cli(args_class)
+    """The command line as `args_class`. With --resume the run's own arguments are the defaults.
+
+    Raises InputError for a run that cannot be resumed, or not into another directory.
+    """
+
+    def parse(**default: Any) -> Any:
+        return args_class(**at_home(vars(tyro.cli(args_class, default=args_class(**default)))))
+
+    args = parse()
     if args.resume is None:
         return args
     saved = read_json(Path(args.resume) / "args.json", args.resume)
+    if args.output_dir is not None and os.path.realpath(args.output_dir) != os.path.realpath(args.resume):
+        raise InputError(
+            f"--resume {args.resume} goes on in that directory, not in --output-dir {args.output_dir}; leave "
+            "--output-dir out, or copy the run there and resume the copy"
+        )
     known = {field.name for field in dataclasses.fields(args_class)}
     if unknown := sorted(saved.keys() - known - {*RECORDED}):
         raise InputError(
             f"cannot resume {args.resume}: it was made with flags this script lacks ({', '.join(unknown)}); "
             "use the script that made it"
         )
+    hints = get_type_hints(args_class)
     for field in dataclasses.fields(args_class):
-        if type(field.default) in (int, float, bool) and type(saved.get(field.name)) is not type(field.default):
+        is_number = type(field.default) in (int, float, bool)  # which older runs have too
+        value = saved.get(field.name, None if is_number else field.default)
+        if not is_of(value, hints[field.name]):
             raise InputError(f"cannot resume {args.resume}: args.json is damaged at {field.name}; start a new run")
     saved = {key: value for key, value in saved.items() if key in known} | {"resume": args.resume}
-    return tyro.cli(args_class, default=args_class(**saved))
+    saved["output_dir"] = saved.get("output_dir") and args.resume  # it may have been moved or copied
+    return parse(**saved)
+
+
+def is_of(value: object, hint: Any) -> bool:
+    """Whether it is of exactly this type, or one of these types or values: no bool is an int, and no int a float."""
+    parts = get_args(hint)
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    return any(is_of(value, part) for part in parts) if parts else type(value) is hint
 
 
 def declared_ranges(args_class: type) -> dict[str, Range]:
@@ -112,7 +151,8 @@ def declared_ranges(args_class: type) -> dict[str, Range]:
 
 
 def check_args(args: Any) -> None:
-    """Refuse numbers out of their range (if undeclared: finite, >= 0, sizes > 0), and groups that fill no minibatch."""
+    """Refuse numbers out of their range (if undeclared: finite, >= 0, sizes > 0), a backend that nobody knows, and
+    groups that fill no minibatch."""
     ranges = declared_ranges(type(args))
     for name, value in vars(args).items():
         flag = f"--{name.replace('_', '-')}"
@@ -124,6 +164,8 @@ def check_args(args: Any) -> None:
         elif not 0 <= value < math.inf or (value == 0 and name in POSITIVE):
             least = "greater than 0" if name in POSITIVE else "0 or more"
             raise InputError(f"{flag} is {value}; it must be a finite number, {least}")
+    if args.backend not in BACKENDS:
+        raise InputError(f"backend {args.backend!r} does not exist; use --backend hf, vllm or auto")
     if args.num_generations < 2:
         raise InputError("--num-generations 1 leaves no group to compare with; use 2 or more")
     if args.num_prompts % args.num_minibatches:

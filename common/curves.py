@@ -128,7 +128,7 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
         passes.set_xlabel("k")
         trade.set_xlabel("entropy (falls to the right)")
         trade.set_ylabel("reward")
-        figure.suptitle(title, color=INK, fontsize=13, x=0.01, ha="left")
+        figure.suptitle(title, parse_math=False, color=INK, fontsize=13, x=0.01, ha="left")
         partial = picture.with_name(f".{picture.name}")
         figure.savefig(partial, dpi=130, format="png")
         partial.replace(picture)

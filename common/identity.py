@@ -16,7 +16,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from common import InputError
-from common.arguments import further_tasks
+from common.arguments import at_home, further_tasks
 from common.files import is_file
 from common.loading import TINY, is_gguf
 from common.problems import Problem
@@ -29,6 +29,7 @@ DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 def absolute_paths(arguments: dict) -> dict:
     """The same, with every path of this machine absolute: a run may be resumed from another working directory."""
+    arguments = at_home(arguments)
     is_path = {"output_dir": bool, "resume": bool, "model": os.path.exists}
     is_path |= {name: is_file for name in arguments if name.endswith("task")}
     paths = {name for name, holds in is_path.items() if arguments.get(name) and holds(arguments[name])}

@@ -14,7 +14,7 @@ from common.policy import BYTES_PER_PARAMETER
 from common.procedural import is_procedural
 from common.tasks import load_task
 
-LAST_SHARED_FLAG = "eval_samples"  # those after it are the algorithm's own
+LAST_SHARED_FLAG = "polarity"  # those after it are the algorithm's own
 
 
 def describe_model(name: str | None) -> str:

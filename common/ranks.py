@@ -28,12 +28,17 @@ def launched() -> bool:
 
 
 def start() -> None:
-    """Join the other ranks, once."""
+    """Join the other ranks, once; raises InputError for a process that a launcher has told half of what it needs."""
     import torch
     import torch.distributed as dist
 
     if not launched() or dist.is_initialized():
         return
+    if lacks := what_the_launcher_left_out():
+        raise InputError(
+            f"LOCAL_RANK says that a launcher started this, but it lacks {', '.join(lacks)} in its environment; start "
+            "with torchrun, or remove LOCAL_RANK from there"
+        )
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
@@ -65,18 +70,31 @@ def leave(status: int = 0) -> None:
         raise SystemExit(status)
 
 
+def what_the_launcher_left_out() -> list[str]:
+    """The variables that a launched process lacks, or has without a number: a stray one launches nothing."""
+    numbers = "LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT"
+    lacks = [name for name in numbers if not os.environ.get(name, "").isdecimal()]
+    return lacks + [name for name in ("MASTER_ADDR",) if not os.environ.get(name)]
+
+
+def number(name: str, otherwise: int) -> int:
+    """A variable of the environment, or the other number where it has none."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else otherwise
+
+
 def rank() -> int:
-    return int(os.environ.get("RANK", 0)) if launched() else 0
+    return number("RANK", 0) if launched() else 0
 
 
 def local_rank() -> int:
     """The rank on this machine, which is the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return number("LOCAL_RANK", 0)
 
 
 def on_this_machine() -> int:
     """How many ranks share it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched() else 1
+    return number("LOCAL_WORLD_SIZE", 1) if launched() else 1
 
 
 def world_size() -> int:
@@ -96,7 +114,7 @@ def first_to_say(text: str) -> bool:
     Before the ranks have met, the first one of each machine may speak.
     """
     if world_size() == 1:
-        return local_rank() == 0
+        return local_rank() == 0 or bool(what_the_launcher_left_out())
     import torch.distributed as dist
 
     try:

@@ -35,6 +35,9 @@ from common.curves import draw_curves
 from common.health import LONG, findings
 from common.tracker import Tracker
 
+LINES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
+FILES = ("args.json", "env.json", *LINES, "curves.png")
+
 
 class Records:
     """The files of a run's directory but for its checkpoints, and its lines on the terminal.
@@ -52,8 +55,7 @@ class Records:
         self.said: set[str] = set()
         self.curves_are_old = True
         self.whole: dict[str, str] = {}  # what is written once
-        names = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
-        self.waiting: dict[str, list[str]] = {name: [] for name in names}  # lines for the disk
+        self.waiting: dict[str, list[str]] = {name: [] for name in LINES}  # lines for the disk
         self.tracker = Tracker(args.wandb_project_name, directory, self.print) if args.track else None
 
     def start(self, arguments: dict, first_step: int) -> None:
@@ -69,7 +71,7 @@ class Records:
         try:
             for name in self.waiting:
                 path = self.directory / name
-                lines = path.read_text().splitlines() if path.exists() else []
+                lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
                 kept = [line for line in lines if is_record(line) and json.loads(line)["step"] < first_step]
                 write_whole(path, "".join(f"{line}\n" for line in kept))
                 if name == "metrics.jsonl":
@@ -278,12 +280,12 @@ def environment() -> dict:
 
 
 def is_record(line: str) -> bool:
-    """Whether a line is whole: a killed run may leave half of one behind."""
+    """Whether a line is whole: a killed run may leave half of one behind, and a damaged disk other bytes than ASCII."""
     try:
         record = json.loads(line)
     except ValueError:
         return False
-    return isinstance(record, dict) and "step" in record
+    return line.isascii() and isinstance(record, dict) and isinstance(record.get("step"), int)
 
 
 def as_json(record: dict) -> str:

@@ -3,7 +3,7 @@
     run = Run("grpo", args)                # checks everything, writes nothing
     run.check_data(train, evaluation)      # a resumed run's problems are the ones it began with
     run.start(policy, stream)              # creates the directory, or cuts a resumed one back to its checkpoint
-    for step in run.steps():               # ends early, after a checkpoint, on SIGINT, SIGTERM, SIGHUP or SIGUSR1
+    for step in run.steps():               # ends early, after a checkpoint, on a signal of common/signals.py
         ...
         run.log(step, metrics)
         if run.saves(step):
@@ -39,12 +39,14 @@ from common.health import doubtful_settings
 from common.identity import absolute_paths, are_digests, digest_model, digest_problems, refuse_other
 from common.plan import print_plan
 from common.problems import Problem
-from common.records import Records
+from common.records import FILES, Records
 from common.signals import StopSignals
 
 STATE_FILE = "training_state.pt"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FAILED_SAVES = 3  # in a row, then the run ends
+TRIAL = ".trial.partial"  # in the directory of checkpoints, before the first step
+CHECKPOINT = re.compile("step-([0-9]{6}|[1-9][0-9]{6,})")
 
 
 def check_writable(directory: Path) -> None:
@@ -55,11 +57,30 @@ def check_writable(directory: Path) -> None:
         raise InputError(f"--output-dir {directory} cannot be written ({error.strerror}); use another place") from None
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--output-dir {directory} is a file; name a directory")
-    if (directory / "args.json").exists():
-        raise InputError(f"--output-dir {directory} already holds a run; use another name, or --resume {directory}")
     parent = next(p for p in [directory, *directory.absolute().parents] if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"--output-dir {directory} cannot be written (no permission in {parent}); use another place")
+
+
+def check_unused(directory: Path) -> None:
+    """Whether a run can begin here without writing over what another run has left, or a user keeps, under its names."""
+    place = f"--output-dir {directory} already holds"
+    if os.path.lexists(directory / "args.json"):
+        goes_on = f", or --resume {directory}" if checkpoints_of(directory) else ""
+        raise InputError(f"{place} a run; use another name{goes_on}")
+    try:
+        taken = [name for name in (*FILES, "checkpoints") if holds_something(directory / name)]
+    except OSError as error:
+        raise InputError(f"--output-dir {directory} cannot be read ({error.strerror}); use another place") from None
+    if taken:
+        raise InputError(f"{place} {', '.join(taken)}, which a run would write over; use another name")
+
+
+def holds_something(path: Path) -> bool:
+    """Whether there is more than a start that was killed leaves behind: an empty file, or a trial."""
+    if os.path.isdir(path):
+        return any(name != TRIAL for name in os.listdir(path))
+    return os.path.lexists(path) and not (os.path.isfile(path) and os.path.getsize(path) == 0)
 
 
 class Run:
@@ -91,6 +112,7 @@ class Run:
             name = f"{algorithm}-{task}-s{args.seed}-{stamp}"
             self.directory = Path(ranks.agree(args.output_dir or str(Path("runs") / name)))
             check_writable(self.directory)
+            self._on_first_rank(lambda: check_unused(self.directory))
         self.records = Records(self.directory, args)
         self.signals: StopSignals | None = None  # from the start on
         self.failure: str | None = None
@@ -121,7 +143,10 @@ class Run:
         # Over a network file system two ranks may see two newest ones.
         found = ranks.agree([path.name for path in checkpoints_of(directory)])
         if not found:
-            raise InputError(f"cannot resume {directory}: it has no checkpoint; start again without --resume")
+            raise InputError(
+                f"cannot resume {directory}: it has no checkpoint; start again without --resume, with another "
+                "--output-dir or once this directory is removed"
+            )
         self.checkpoint = directory / "checkpoints" / found[-1]
         try:
             saved = torch.load(self.checkpoint / STATE_FILE, weights_only=True)
@@ -132,6 +157,11 @@ class Run:
                 f"cannot resume {directory}: {self.checkpoint.name}/{STATE_FILE} is missing or damaged "
                 f"({type(error).__name__}); remove {self.checkpoint} to resume from the one before"
             ) from None
+        if self.first_step - 1 != step_of(self.checkpoint):
+            raise InputError(
+                f"cannot resume {directory}: {self.checkpoint.name} is a copy of step {self.first_step - 1}; "
+                f"remove {self.checkpoint}, or give it a name of its own"
+            )
 
     def _doubt(self) -> None:
         """Say on standard error which settings do not fit the model or the task."""
@@ -242,8 +272,8 @@ class Run:
                         f"cannot resume {self.directory}: another process has just gone on with it; start again"
                     )
                 return
-            if (self.directory / "args.json").exists():
-                raise InputError(f"--output-dir {self.directory} already holds a run by now; use another name")
+            check_unused(self.directory)  # again: another process may have been faster
+            self.before = written_in(self.directory) - {self.directory / "checkpoints" / TRIAL}
             (self.directory / "checkpoints").mkdir(exist_ok=True)  # a process that was killed may have left it
         except OSError as error:
             raise InputError(
@@ -251,14 +281,14 @@ class Run:
             ) from None
 
     def _take_away_directory(self) -> None:
-        """Of a run that could not start nothing is left."""
-        lock.release()
-        ours = [self.directory] if self.made else [self.directory / name for name in ("checkpoints", "wandb")]
-        for path in ours:
-            shutil.rmtree(path, ignore_errors=True)
-        for path in [*(self.directory / name for name in (*self.records.whole, *self.records.waiting)), *self.made]:
+        """Of a run that could not start nothing is left, and all that was there before stays."""
+        for path in written_in(self.directory) - self.before:
             with suppress(OSError):
-                path.rmdir() if path in self.made else path.unlink()
+                shutil.rmtree(path, True) if path.is_dir() and not path.is_symlink() else path.unlink()
+        lock.release()
+        for path in self.made:
+            with suppress(OSError):
+                path.rmdir()
 
     def _start_records(self) -> None:
         arguments = {"algorithm": self.algorithm} | absolute_paths(dataclasses.asdict(self.args))
@@ -346,12 +376,11 @@ class Run:
     def save(self, step: int) -> None:
         """Write checkpoints/step-NNNNNN, whole or not at all, and keep the last two. All ranks call it together.
 
-        If it cannot be written (disk full) the previous checkpoint stays and the run goes on with a warning.
+        If it cannot be written (a full disk, something else of that name) the previous checkpoint stays and the run
+        goes on with a warning.
         """
         final = self.directory / "checkpoints" / f"step-{step:06d}"
         unfinished = final.with_name(f".{final.name}.partial")
-        if ranks.agree(os.path.exists(final)):
-            return
         first = ranks.rank() == 0
         if first:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -370,7 +399,7 @@ class Run:
         if first:
             shutil.rmtree(unfinished, ignore_errors=True)
             with suppress(OSError):
-                for old in checkpoints_of(self.directory)[:-2]:
+                for old in [path for path in checkpoints_of(self.directory) if step_of(path) <= step][:-2]:
                     shutil.rmtree(old, ignore_errors=True)
 
     def newest_checkpoint(self) -> Path | None:
@@ -388,7 +417,7 @@ class Run:
 
         The optimiser's state and further models are tensors by name, which can only fail as these do.
         """
-        trial = self.directory / "checkpoints" / ".trial.partial"
+        trial = self.directory / "checkpoints" / TRIAL
         if ranks.rank() == 0:
             shutil.rmtree(trial, ignore_errors=True)
         parts = partial(self.policy.save, trial), partial(self._write_own, 0, trial)
@@ -426,15 +455,27 @@ class Run:
         if self.failure is None and number is not None:
             self.say(f"stopped; go on with --resume {self.directory}")
         lock.release()
-        self.signals.close()
+        self.signals.close(at_end=True)
         if self.failure is not None and ranks.rank() == 0:
             terminal.warn(f"error: {self.failure}")
         ranks.leave(1 if self.failure is not None else 128 + number if number is not None else 0)
 
 
 def checkpoints_of(directory: Path) -> list[Path]:
-    """Those of a run, in the order of their steps: past a million that of their names is another."""
-    return sorted((directory / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
+    """Those of a run, in the order of their steps; copies under names of another form, links and archives are not."""
+    found = (directory / "checkpoints").glob("step-*")
+    own = [path for path in found if CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+    return sorted(own, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def written_in(directory: Path) -> set[Path]:
+    """What is here under the names that a run writes before its first step, its folders and what is in them."""
+    names = [*FILES, *(f".{name}.partial" for name in FILES), "checkpoints", "checkpoints/*", "wandb", "wandb/*"]
+    return {path for name in names for path in directory.glob(name)}
 
 
 def sync_to_disk(path: Path) -> None:

@@ -1,13 +1,14 @@
-"""A request to stop: SIGINT, SIGTERM, SIGHUP or SIGUSR1, taken down when it comes, whatever the process is doing.
+"""A request to stop: one of the signals in `NAMES`, taken down when it comes, whatever the process is doing.
 
     signals = StopSignals(say=print)
     signals.number        # the signal that asked, or None
     signals.close()       # as it was before
 
-SIGHUP comes when a terminal is closed, and SIGUSR1 is what Slurm is usually told to warn with. Under `nohup` SIGHUP
-stays ignored. Ctrl-C reaches every process of a terminal, and launchers send it on to their children: what comes within
-`SAME` seconds of the first signal is the same request. After that SIGINT or SIGTERM stops at once; the others never do,
-for a closed terminal sends several, and a scheduler that warned sends SIGTERM to some.
+SIGHUP comes when a terminal is closed. Schedulers warn before a job's end with SIGUSR1 (Slurm is usually told so) or
+SIGUSR2 (Grid Engine, LSF), and the kernel sends SIGXCPU, once a second, when a limit of CPU time is reached. Under
+`nohup` SIGHUP stays ignored. Ctrl-C reaches every process of a terminal, and launchers send it on to their children:
+what comes within `SAME` seconds of the first signal is the same request. After that SIGINT or SIGTERM stops at once;
+the others never do, for a closed terminal sends several, and a scheduler that warned sends SIGTERM to some.
 
 Python runs a handler only between two steps of its own. After a long operation of a library it would not tell when a
 signal came, and two that came together would look seconds apart: a thread therefore reads from a socket, into which
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 AT_ONCE = (signal.SIGINT, signal.SIGTERM)  # when they come again
 SAME = 1.0  # seconds within which two signals are one request
 
@@ -69,11 +70,18 @@ class StopSignals:
             self.again = number
         return False
 
-    def close(self) -> None:
-        """Restore the handlers, and end the thread."""
+    def close(self, at_end: bool = False) -> None:
+        """Restore the handlers, and end the thread.
+
+        `at_end` of a process that was asked to stop, what comes again and never stops at once is ignored: its exit
+        status would be lost.
+        """
         if self._write.fileno() >= 0:
             self.restore()
             self._write.close()
+            if at_end and self.number is not None:
+                for number in self._before.keys() - {*AT_ONCE}:
+                    signal.signal(number, signal.SIG_IGN)
 
     def restore(self) -> None:
         signal.set_wakeup_fd(self._fd_before)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.signals import NAMES
 from tests.helpers import save_tiny
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -37,8 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def ordinary_signals() -> Iterator[None]:
-    """What a test starts hears every signal, also where nohup or a shell's background job had it ignored."""
-    ignored = [number for number in (signal.SIGHUP, signal.SIGINT) if signal.getsignal(number) == signal.SIG_IGN]
+    """What a test starts hears every signal, also where nohup, a shell or the end of a run had it ignored."""
+    numbers = [getattr(signal, name) for name in NAMES]
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
     for number in ignored:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield

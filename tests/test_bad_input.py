@@ -1,5 +1,6 @@
 """Bad input: status 2, one line that says what is wrong and how to mend it, and nothing written."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,7 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from common import loading
+from algos.grpo import Args
+from common import InputError, loading
+from common.arguments import parse_args
 from tests.helpers import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -658,6 +661,28 @@ def test_resume_from_what_cannot_be_resumed(damage, words, refused, old_run, tmp
 )
 def test_resume_with_another_flag(flag, value, refused, old_run):
     refused({"resume": old_run, flag: value}, "cannot resume", f"another --{flag}", "leave that flag out", base={})
+
+
+def test_resume_into_another_directory(refused, old_run, tmp_path):
+    """What the run records would name a place where nothing is."""
+    words = "--resume", "--output-dir", "leave --output-dir out", "resume the copy"
+    refused({"resume": old_run, "output-dir": tmp_path / "other"}, *words, base={})
+
+
+@pytest.mark.parametrize("wrong", [{"a": 1}, [], 5.5, "no such word"], ids=str)
+def test_resume_with_a_recorded_flag_of_another_type(wrong, old_run, tmp_path, monkeypatch):
+    """Any flag of any type: a line, not a traceback from wherever it is used first."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(sys, "argv", ["grpo.py", "--resume", str(tmp_path / "run")])
+    good = json.loads((old_run / "args.json").read_text())
+    flags = [field for field in dataclasses.fields(Args) if type(wrong).__name__ not in str(field.type)]
+    assert len(flags) > 20
+    for field in flags:
+        (tmp_path / "run" / "args.json").write_text(json.dumps(good | {field.name: wrong}))
+        with pytest.raises(InputError, match=f"args.json is damaged at {field.name}; start a new run"):
+            parse_args(Args)
+    (tmp_path / "run" / "args.json").write_text(json.dumps(good))
+    assert parse_args(Args).task == good["task"]
 
 
 def test_resume_with_another_model(refused, old_run, tmp_path, tiny_checkpoint):

@@ -15,6 +15,7 @@ import pytest
 import tyro
 
 from common import hub, loading
+from common.plan import LAST_SHARED_FLAG
 from tests import sync
 from tests.test_bad_input import ROWS, jsonl
 
@@ -56,6 +57,14 @@ def test_every_script_prints_its_plan(name: str, dry_run: Callable) -> None:
         assert f"{field.name} {field.default}" in own
 
 
+def test_the_method_begins_where_the_shared_flags_end() -> None:
+    """In every script: the skeleton's last flag is the one before its own."""
+    shared, own = sync.read("grpo").split("    # [algo: args]\n")
+    fields = [field.name for field in dataclasses.fields(import_module("algos.grpo").Args)]
+    names = re.findall(r"^    (\w+): ", shared.split("class Args:\n")[1], re.MULTILINE)
+    assert names[-1] == LAST_SHARED_FLAG and names == fields[: len(names)] and f"    {fields[len(names)]}: " in own
+
+
 def test_arithmetic(dry_run: Callable, tiny_checkpoint: Path, tmp_path: Path) -> None:
     task = str(jsonl(tmp_path / "t.jsonl", ROWS))
     flags = "--num-prompts 6 --num-generations 4 --num-minibatches 3 --update-epochs 2 --num-steps 10 --eval-every 0"
@@ -89,6 +98,7 @@ def test_problems_that_a_small_task_holds_out(dry_run: Callable) -> None:
         ("--num-prompts 5", "does not divide"),
         ("--output-dir {tmp}/t.jsonl", "is a file"),
         ("--device gpu", "device 'gpu'"),
+        ("--backend foo", "backend 'foo'"),
         ("--temperature nan", "finite"),
     ],
 )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_leaves
 
-from common import ranks, sharding
+from common import InputError, ranks, sharding
 from common.batch import make_batch
 from common.critic import ValueModel
 from common.loading import load_policy
@@ -635,6 +635,19 @@ def test_ranks_that_see_other_files_or_clocks_train_on_the_same(tmp_path: Path) 
 
 
 # --- Pieces ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stray", [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "3"}, {"LOCAL_RANK": ""}, {"LOCAL_RANK": "a"}])
+@pytest.mark.parametrize("more", [{}, {"RANK": "1"}, {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}])
+def test_a_stray_variable_is_said(stray: dict, more: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler, or an old shell, may leave some of a launcher's variables behind."""
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (stray | more).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"it lacks .*MASTER_PORT.*; start with torchrun, or remove LOCAL_RANK"):
+        ranks.start()
+    assert ranks.first_to_say("an error")
 
 
 def test_alone_nothing_is_exchanged() -> None:

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import common.records
 from algos.grpo import Args
-from common import InputError
+from common import InputError, lock
 from common.arguments import RECORDED
 from common.identity import absolute_paths, are_digests, digest_problems
 from common.policy import Policy
@@ -250,6 +250,7 @@ def test_steps_after_the_checkpoint_are_forgotten(straight, recipe, tmp_path):
             file.write('{"step": 7, "rollout/rew')
     assert run_script({"resume": run}) == 0
     assert_same_run(run, straight)
+    assert json.loads((run / "args.json").read_text())["output_dir"] == str(run)  # a copy names its own place
 
 
 def test_finished_run_has_nothing_left_to_do(straight, recipe, tmp_path):
@@ -287,6 +288,21 @@ def test_half_a_line_is_dropped(tail, resumed_run):
     assert metrics.read_text() == whole
     resumed_run.log(7, {"a": 1})
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(8))
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00", b'{"step": 3, "a": "\xe9"}', b'{"step": "3"}', b'{"step": null}'])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "evaluations.jsonl"])
+def test_a_damaged_line_is_dropped(name, line, resumed_run):
+    """Bytes that are no text, or no record, cost their own line."""
+    path = resumed_run.directory / name
+    whole = path.read_bytes()
+    path.write_bytes(line + b"\n" + whole + line)
+    try:
+        resumed_run.start(None, SimpleNamespace(cursor=0))
+    finally:
+        lock.release()
+        resumed_run.signals.close()
+    assert path.read_bytes() == whole
 
 
 def test_the_newest_checkpoint_is_taken(resumed_run):
@@ -360,6 +376,28 @@ def test_paths_are_absolute(tmp_path, tiny_checkpoint, monkeypatch):
     assert args["digests"]["train"]["count"] == 27 and args["digests"]["eval"]["count"] == 3
     monkeypatch.chdir(tmp_path)
     assert run_script({"resume": "run", "num-steps": 2}) == 0
+
+
+def test_home_is_written_out(tmp_path, tiny_checkpoint, monkeypatch):
+    """A shell leaves the ~ of --task=~/x.jsonl alone; a run is resumed from wherever it was meant."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "home" / "model")
+    rows = [{"prompt": f"{a}+1=", "answer": str(a + 1)} for a in range(30)]
+    (tmp_path / "home" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    names = {"task": "~/sums.jsonl", "eval-task": "~/sums.jsonl", "model": "~/model", "output-dir": "~/runs/run"}
+    assert run_script(RECIPE | names | {"num-steps": 1, "eval-every": 0}) == 0
+    args = json.loads((tmp_path / "home" / "runs" / "run" / "args.json").read_text())
+    expected = {name.replace("-", "_"): place.replace("~", str(tmp_path / "home")) for name, place in names.items()}
+    assert {name: args[name] for name in expected} == expected
+    again = {"resume": "~/runs/run", "output-dir": "~/runs/../runs/run", "task": "~/sums.jsonl", "num-steps": 2}
+    assert run_script(again) == 0
+    assert not list((tmp_path / "cwd").iterdir())
+    assert absolute_paths({"any_task": "~/a.jsonl", "model": "~/model"}) == {
+        "any_task": str(tmp_path / "home" / "a.jsonl"),
+        "model": str(tmp_path / "home" / "model"),
+    }
 
 
 def test_the_path_of_every_task_is_absolute(tmp_path, monkeypatch):

@@ -262,6 +262,14 @@ def test_curves_of_a_run_without_a_single_right_answer(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.parametrize("title", ["mt$5_$x", "a^b_c", "$", r"\frac", "lr=1e-4, 50 %"])
+def test_any_directory_has_curves(title, tmp_path):
+    """Its name is their title, and no formula."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "rollout/reward": 0.5}\n')
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png", title)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
 def test_checkpoint_is_a_hugging_face_model(finished, tiny_checkpoint):
     directory = finished.directory / "checkpoints" / "step-000003"
     model, report = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
@@ -555,6 +563,178 @@ def test_what_cannot_be_saved_is_refused_before_the_first_step(error, make_run, 
 def test_a_trial_leaves_nothing(make_run):
     run = make_run(num_steps=9)
     assert checkpoints(run.directory) == []
+
+
+def fill_with(files: list[str], directory: Path) -> dict[str, str]:
+    """Write a user's files there, and return what is in a directory with everything below."""
+    for name in files:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("mine" if name[-1] != "0" else "")
+    return contents(directory)
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {str(path): path.read_text() if path.is_file() else "" for path in directory.rglob("*")}
+
+
+MINE = ["notes.txt", "wandb/offline-run-1/run.wandb", "wandb/latest-run/0", "checkpoints/.trial.partial/0"]
+
+
+def refuse_to_save(patch: pytest.MonkeyPatch) -> dict:
+    patch.setattr(StubPolicy, "save", refuse)
+    return {}
+
+
+def interrupt_the_trial(patch: pytest.MonkeyPatch) -> dict:
+    def save(self: StubPolicy, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    patch.setattr(StubPolicy, "save", save)
+    return {}
+
+
+def refuse_records(patch: pytest.MonkeyPatch) -> dict:
+    patch.setattr(common.records, "write_whole", refuse)
+    return {}
+
+
+def interrupt_the_last_record(patch: pytest.MonkeyPatch) -> dict:
+    def write(path: Path, text: str) -> None:
+        path.with_name(f".{path.name}.partial").write_text(text)
+        if path.name == "env.json":
+            raise KeyboardInterrupt
+        path.write_text(text)
+
+    patch.setattr(common.records, "write_whole", write)
+    return {}
+
+
+def refuse_tracking(patch: pytest.MonkeyPatch) -> dict:
+    def init(**options) -> None:
+        (Path(options["dir"]) / "wandb" / "offline-run-2").mkdir(parents=True)
+        raise RuntimeError("bogus")
+
+    patch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, login=lambda prompt: False))
+    return {"track": True}
+
+
+@pytest.mark.parametrize("mine", [MINE, MINE[:1], []], ids=["all", "some", "none"])
+@pytest.mark.parametrize(
+    "fault", [refuse_to_save, interrupt_the_trial, refuse_records, interrupt_the_last_record, refuse_tracking]
+)
+def test_a_start_that_fails_leaves_what_was_there(fault, mine, make_run, monkeypatch, tmp_path):
+    """And nothing of its own, whether it made the directory or found it."""
+    before = fill_with([f"run/{name}" for name in mine], tmp_path)
+    options = fault(monkeypatch)
+    with pytest.raises((common.InputError, KeyboardInterrupt)):
+        make_run(**options)
+    before.pop(str(tmp_path / "run/checkpoints/.trial.partial/0"), None)  # a trial is a run's own, whichever made it
+    before.pop(str(tmp_path / "run/checkpoints/.trial.partial"), None)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    "metrics.jsonl samples.jsonl evaluations.jsonl args.json env.json curves.png checkpoints checkpoints/step-000100/a "
+    "checkpoints/my-base-model/weights.bin checkpoints/.step-000002.partial/a".split(),
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_directory_that_holds_something_else_is_refused(name, late, tmp_path):
+    """Whatever a run would write over or prune, at the first look and once more before anything is written."""
+    args = Args(output_dir=str(tmp_path / "run"))
+    run = Run("grpo", args) if late else None
+    before = fill_with([f"run/{name}"], tmp_path)
+    with pytest.raises(common.InputError, match=r"already holds .*; use another name$"):
+        run.start(StubPolicy(), SimpleNamespace(cursor=0)) if late else Run("grpo", args)
+    lock.release()
+    assert contents(tmp_path) == before
+
+
+def test_a_start_that_was_killed_is_no_hindrance(make_run, tmp_path):
+    """It leaves empty files, half of one and a trial: the same command works again."""
+    names = ["metrics.jsonl", "samples.jsonl", "evaluations.jsonl", ".metrics.jsonl.partial", ".lock", "curves.png"]
+    (tmp_path / "run" / "checkpoints" / ".trial.partial").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "run" / name).touch()
+    make_run(num_steps=9).save(1)
+    assert checkpoints(tmp_path / "run") == ["step-000001"]
+
+
+def test_what_another_run_left_is_no_checkpoint_of_this_one(make_run, capsys):
+    """A checkpoint that appears under the name of the next one is neither taken for it nor written over."""
+    run = make_run(num_steps=9)
+    run.save(1)
+    other = run.directory / "checkpoints" / "step-000002"
+    before = fill_with(["model.safetensors"], other)
+    run.save(2)
+    assert "warning: no checkpoint at step 2, the previous one is kept" in capsys.readouterr().out
+    assert checkpoints(run.directory) == ["step-000001", "step-000002"] and contents(other) == before
+    with pytest.raises(common.InputError, match=r"step-000002/training_state.pt is missing"):
+        Run("grpo", Args(resume=str(run.directory), num_steps=9))
+
+
+def copy_of(checkpoint: Path, name: str) -> None:
+    shutil.copytree(checkpoint, checkpoint.with_name(name))
+
+
+def link_to(checkpoint: Path, name: str) -> None:
+    checkpoint.with_name(name).symlink_to(checkpoint.name)
+
+
+def archive_of(checkpoint: Path, name: str) -> None:
+    checkpoint.with_name(name).write_text("an archive")
+
+
+@pytest.mark.parametrize(
+    ("keep", "name"),
+    [
+        (copy_of, "step-000002-best"),
+        (copy_of, "step-000002.bak"),
+        (copy_of, "step-best"),
+        (copy_of, "step-00002"),
+        (copy_of, "step-0000002"),
+        (copy_of, "step-٠٠٠٠٠٢"),
+        (link_to, "step-latest"),
+        (link_to, "step-000009"),
+        (archive_of, "step-000002.tar.gz"),
+        (archive_of, "step-000009"),
+    ],
+)
+def test_what_a_user_keeps_among_the_checkpoints_stays(keep, name, make_run):
+    """It is neither resumed from nor pruned, and does not push the run's own out."""
+    run = make_run(num_steps=9)
+    for step in (1, 2):
+        run.save(step)
+    keep(run.directory / "checkpoints" / "step-000002", name)
+    lock.release()
+    again = make_run(num_steps=9, resume=str(run.directory))
+    assert again.checkpoint.name == "step-000002" and again.first_step == 3
+    for step in (3, 4):
+        again.save(step)
+    assert checkpoints(run.directory) == sorted(["step-000003", "step-000004", name])
+
+
+def test_a_copy_under_the_name_of_another_step_is_said(make_run):
+    """It pushes none out, and is not taken for what it is not."""
+    run = make_run(num_steps=9)
+    for step in (1, 2):
+        run.save(step)
+    copy_of(run.directory / "checkpoints" / "step-000002", "step-000007")
+    for step in (3, 4):
+        run.save(step)
+    assert checkpoints(run.directory) == ["step-000003", "step-000004", "step-000007"]
+    with pytest.raises(common.InputError, match="step-000007 is a copy of step 2; remove "):
+        Run("grpo", Args(resume=str(run.directory), num_steps=9))
+
+
+def test_a_run_without_a_checkpoint_is_no_circle(make_run):
+    """Each way says one that is open."""
+    run = make_run(num_steps=9)
+    with pytest.raises(common.InputError, match=r"already holds a run; use another name$"):
+        Run("grpo", Args(output_dir=str(run.directory)))
+    with pytest.raises(common.InputError, match=r"with another --output-dir or once this directory is removed$"):
+        Run("grpo", Args(resume=str(run.directory), num_steps=9))
 
 
 def test_a_checkpoint_after_the_directory_of_checkpoints_is_gone(make_run):

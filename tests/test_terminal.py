@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -143,6 +144,8 @@ def test_a_process_outlives_a_closed_pseudo_terminal(tmp_path: Path) -> None:
 
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+
 
 @pytest.fixture
 def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopSignals]:
@@ -155,14 +158,14 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[StopSignals]:
     watching.close()
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_signal_asks(name: str, signals: StopSignals) -> None:
     number = getattr(signal, name)
     os.kill(os.getpid(), number)
     assert signals.number == number and signals.said == [number]
 
 
-@pytest.mark.parametrize("again", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("again", NAMES)
 def test_what_comes_together_is_one_request(again: str, signals: StopSignals) -> None:
     """As a terminal's and torchrun's."""
     for number in (signal.SIGINT, *[getattr(signal, again)] * 5):
@@ -170,8 +173,8 @@ def test_what_comes_together_is_one_request(again: str, signals: StopSignals) ->
     assert signals.number == signal.SIGINT and signals.said == [signal.SIGINT]
 
 
-@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
-@pytest.mark.parametrize(("again", "stops"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 0), ("SIGUSR1", 0)])
+@pytest.mark.parametrize("first", NAMES)
+@pytest.mark.parametrize(("again", "stops"), [*(dict.fromkeys(NAMES, 0) | {"SIGINT": 130, "SIGTERM": 143}).items()])
 def test_what_comes_later_stops_at_once(first: str, again: str, stops: int, signals: StopSignals) -> None:
     """If a person or a scheduler insists; not what a closed terminal sends."""
     os.kill(os.getpid(), getattr(signal, first))
@@ -229,11 +232,10 @@ def test_nohup_keeps_ignoring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closing_restores_all() -> None:
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-    before = [signal.getsignal(getattr(signal, name)) for name in names]
+    before = [signal.getsignal(getattr(signal, name)) for name in NAMES]
     descriptor = signal.set_wakeup_fd(-1)
     StopSignals(lambda number: None).close()
-    assert [signal.getsignal(getattr(signal, name)) for name in names] == before
+    assert [signal.getsignal(getattr(signal, name)) for name in NAMES] == before
     assert signal.set_wakeup_fd(descriptor) == -1
 
 
@@ -350,4 +352,14 @@ def test_nohup_and_slurms_warning(slow: Callable, tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 138
     log = (tmp_path / "log").read_text()
     assert "SIGHUP" not in log and "SIGUSR1: finishing this step" in log
+    assert checkpoint_of(tmp_path / "run") == "step-000001"
+
+
+def test_a_limit_of_cpu_time(slow: Callable, tmp_path: Path) -> None:
+    """The kernel's own SIGXCPU, which comes again with every second of work."""
+    process = slow("exec {} > {log}")
+    hard = resource.prlimit(process.pid, resource.RLIMIT_CPU)[1]
+    resource.prlimit(process.pid, resource.RLIMIT_CPU, (1, hard))  # it has used more
+    assert process.wait(timeout=60) == 128 + signal.SIGXCPU
+    assert "SIGXCPU: finishing this step" in (tmp_path / "log").read_text()
     assert checkpoint_of(tmp_path / "run") == "step-000001"
