@@ -212,3 +212,15 @@ def test_a_few_methods_far_off_do_not_stretch_the_frame_of_effects(
     entropy = drawn[1].axes[3]
     arrows = [line.get_color() for line in entropy.lines if line.get_marker() == ">"]
     assert entropy.get_xlim()[1] < 0.1 and arrows.count(figures.PALETTE[0]) == 2  # sapo and gspo are the few
+
+
+def test_titles_are_not_cut(runs: Regime, drawn: list[Figure], tmp_path: Path) -> None:
+    figures.first_methods(runs, tmp_path / "first.png")
+    figures.draw_all(runs, against_bases(runs, "off-policy"), "off-policy", tmp_path)
+    for figure in drawn:
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        titles = [text for axis in figure.axes for text in (axis.title, axis._left_title, axis._right_title)]
+        for text in filter(lambda text: text.get_text(), [*titles, *figure.texts]):
+            box = text.get_window_extent(renderer)
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, text.get_text()

@@ -38,7 +38,7 @@ from benchmarks.measure import as_flags, check_known, read_metrics, worker_envir
 from benchmarks.methods import A_FIFTH, METHODS, Arm
 from common import InputError, lock
 from common.records import write_whole
-from common.run import checkpoints_of
+from common.run import checkpoints_of, step_of
 
 WORK, ROWS = ROOT / "runs" / "collapse", RESULTS / "collapse" / "runs"
 # Eight small steps on a rollout, or one that is sqrt(8) times as long.
@@ -253,10 +253,6 @@ def checkpoint_to_start(args: Args) -> Path:
         if step_of(path) == end:
             return path
     raise LookupError("GRPO's checkpoint is not there yet")
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.partition("-")[2])
 
 
 def named(path: Path) -> str:

@@ -199,9 +199,7 @@ def first_methods(runs: Regime, path: Path) -> None:
             within(axes[0], [(run.counts["pass@1"].mean(1), run.counts["pass@32"].mean(1)) for run in intact])
             within(axes[1], [curve(run, "entropy") for run in intact])
         axes[0].set(title="pass@32 against pass@1", xlabel="pass@1", ylabel="pass@32")
-        axes[1].set(
-            title="Entropy of the rollouts; band: lowest to highest seed", xlabel="step", ylabel="nats per token"
-        )
+        axes[1].set(title="Entropy; band: lowest to highest seed", xlabel="step", ylabel="nats per token")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=9, handlelength=3)
         write(figure, path)
