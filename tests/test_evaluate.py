@@ -196,10 +196,11 @@ def small(model: Path | str, out: Path, **flags: object) -> Args:
     return Args((str(model),), samples=2, limit=4, device="cpu", out=out, **{"tasks": ("gcd", "products")} | flags)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # of a picture that long names leave no room
 def test_names_stand_as_they_are(tmp_path: Path, tiny_checkpoint: Path, capsys, monkeypatch) -> None:
     """Square brackets, colons and dollars are no markup, and what follows a full stop is no suffix."""
-    monkeypatch.setenv("COLUMNS", "300")
-    model = shutil.copytree(tiny_checkpoint, tmp_path / "a [" / "old] [v2] :100: $x_{")
+    monkeypatch.setenv("COLUMNS", "400")
+    model = shutil.copytree(tiny_checkpoint, tmp_path / ("long" * 20) / "a [" / "old] [v2] :100: $x_{")
     for name in ("lr1.5", "lr1.6", "e.json"):
         evaluate.main(small(model, tmp_path / "out" / name, tasks=("gcd", "gcd")))
     files = {f"{name}.{suffix}" for name in ("lr1.5", "lr1.6", "e") for suffix in ("json", "png")}

@@ -76,6 +76,7 @@ PRESETS = {
 }
 MAJORITY_DRAWS = 200
 GREEDY = 1e-6  # a temperature that leaves the likeliest token alone
+LABEL = 40  # last characters of a model's name that a picture has room for
 Count = Annotated[int, Range(1)]
 
 
@@ -206,7 +207,7 @@ def draw(results: dict[str, dict], path: Path) -> None:
                 metrics = sets[task]["metrics"]
                 ks = sorted(int(k.removeprefix("pass@")) for k in metrics if k.startswith("pass@") and k[-1].isdigit())
                 low, mid, high = ([metrics[f"pass@{k}{end}"] for k in ks] for end in ("_low", "", "_high"))
-                axis.plot(ks, mid, color=color, marker="o", linewidth=2, label=model)
+                axis.plot(ks, mid, color=color, marker="o", linewidth=2, label=model[-LABEL:])
                 axis.fill_between(ks, low, high, color=color, alpha=0.15, linewidth=0)
             axis.set(xscale="log", xticks=ks, xticklabels=ks, xlabel="k", title=f"pass@k, {task}", ylim=(0, 1))
             axis.minorticks_off()
