@@ -429,9 +429,9 @@ kelvin kelvins, celsius centigrade, fahrenheit, mole moles mol, coulomb coulombs
 # Symbols that are products of letters elsewhere, and units in \text{} or where the other side states a unit too.
 UNIT_SYMBOLS = """
 hour h, newton N, joule J, watt W, volt V, ampere A, pascal Pa, hertz Hz, kelvin K, coulomb C, tesla T, l L, kPa, MPa,
-GHz, MHz, kHz, kJ, MJ, kW, MW, kWh, mW, eV, keV, MeV, GeV, nm, um, ms, ns, us, ug, uL, uA, uF,
-uC, ml mL, mA, mV, kV, kN, cal, kcal, ohm Omega, Wb,
-lm, lx, erg, dyn, pc, ly, AU, bar, atm, rpm, Bq, Gy, Sv, dB, M, t ton tons tonne tonnes, byte bytes B, bit bits
+GHz, MHz, kHz, kJ, MJ, kW, MW, kWh, mW, eV, keV, MeV, GeV, nm, um, ms, ns, us, ug, uL, uA, uF, uC, ml mL, mA, mV, kV,
+kN, cal, kcal, ohm Omega, Wb, lm, lx, erg, dyn, pc, ly, AU, bar, atm, rpm, Bq, Gy, Sv, dB, M, t ton tons tonne tonnes,
+byte bytes B, bit bits
 """
 UNITS = {name: group.split()[0] for group in NAMES.split(",") for name in group.split()}
 SYMBOL_UNITS = {name: group.split()[0] for group in UNIT_SYMBOLS.split(",") for name in group.split()}
