@@ -5,6 +5,7 @@ Colours are told apart by colour-blind readers, and dashes without any. An arm w
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -155,7 +156,8 @@ def small_multiples(runs: Regime, groups: Groups, name: str, regime: str, path: 
             axis.set_visible(False)
         figure.supxlabel(labels[0], fontsize=10)
         figure.supylabel(labels[1], fontsize=10)
-        figure.suptitle(f"{regime.capitalize()}. {title}", fontsize=11, color=INK, x=0.01, ha="left")
+        title = textwrap.fill(f"{regime.capitalize()}. {title}", int(11 * size[0]))  # letters that fit on a line
+        figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
         write(figure, path)
 
 
